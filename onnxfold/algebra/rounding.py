@@ -1,0 +1,121 @@
+"""Round once, at the end, to the model's dtype; refuse what does not survive it."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from onnxfold.algebra.convmap import Array, ConvMap
+from onnxfold.algebra.refusal import Cause, Refusal
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RoundedMap:
+    """A map whose every number the target dtype holds, with what the rounding did.
+
+    Attributes:
+        conv_map: Still float64; casting its arrays to the dtype changes nothing any more.
+        coarse: How many nonzero numbers lost relative accuracy (subnormal or flushed to zero), yet
+            are within half a unit in the last place of the largest number of their output channel.
+        largest_error: Largest |rounded − exact|, relative to the largest of its output channel.
+    """
+
+    conv_map: ConvMap
+    coarse: int
+    largest_error: float
+
+
+def round_array(values: npt.ArrayLike, dtype: npt.DTypeLike) -> npt.NDArray[Any] | Refusal:
+    """Cast to `dtype`, every number for itself.
+
+    Args:
+        values: Any shape.
+        dtype: A floating numpy dtype, or one registered with numpy, such as a bfloat16.
+
+    Returns:
+        The cast array; or a refusal: `NOT_FINITE`, `OVERFLOW`, or `UNDERFLOW` where a nonzero
+        number loses relative accuracy because it is below the normal range.
+    """
+    exact = np.asarray(values, np.float64)
+    rounded = _cast(exact, np.dtype(dtype))
+    if isinstance(rounded, Refusal):
+        return rounded
+    error = np.abs(rounded.astype(np.float64) - exact)
+    if (error > unit_roundoff(dtype) * np.abs(exact)).any():
+        return _underflow(np.dtype(dtype))
+    return rounded
+
+
+def round_map(conv_map: ConvMap, dtype: npt.DTypeLike) -> RoundedMap | Refusal:
+    """Round kernel and bias to what `dtype` can hold.
+
+    A kernel entry is judged beside the largest entry of its output channel, or that channel's bias
+    where that is larger (inputs of unit scale): small taps beside large ones may be subnormal, a
+    channel that lives wholly below the normal range may not.
+
+    Args:
+        conv_map: The map.
+        dtype: A floating numpy dtype, or one registered with numpy, such as a bfloat16.
+
+    Returns:
+        The rounded map, or a refusal: `NOT_FINITE`, `OVERFLOW` or `UNDERFLOW`.
+    """
+    target = np.dtype(dtype)
+    kernel, bias = _cast(conv_map.kernel, target), _cast(conv_map.bias, target)
+    if isinstance(kernel, Refusal):
+        return kernel
+    if isinstance(bias, Refusal):
+        return bias
+    unit = unit_roundoff(target)
+    axes = tuple(range(1, conv_map.kernel.ndim))
+    scale = np.maximum(np.abs(conv_map.kernel).max(axis=axes), np.abs(conv_map.bias))
+    rows = [conv_map.kernel.reshape(conv_map.out_channels, -1), conv_map.bias[:, None]]
+    exact = np.concatenate(rows, axis=1)
+    held = np.concatenate(
+        [part.astype(np.float64).reshape(conv_map.out_channels, -1) for part in (kernel, bias)],
+        axis=1,
+    )
+    error = np.abs(held - exact)
+    if (error > unit * scale[:, None]).any():
+        return _underflow(target)
+    relative = error.max(axis=1)[scale > 0] / scale[scale > 0]
+    rounded = ConvMap(
+        kernel.astype(np.float64),
+        bias.astype(np.float64),
+        conv_map.groups,
+        conv_map.origin,
+        conv_map.up,
+        conv_map.stride,
+    )
+    coarse = int(np.count_nonzero(error > unit * np.abs(exact)))
+    return RoundedMap(rounded, coarse, float(relative.max(initial=0.0)))
+
+
+def unit_roundoff(dtype: npt.DTypeLike) -> float:
+    """Half the gap above 1, found by casting, so that any dtype known to numpy will do.
+
+    A hair is added because a cast may round twice on its way (float64 to float32 to bfloat16).
+    """
+    target = np.dtype(dtype)
+    bits = 1
+    while bits < 53 and float(np.asarray(1.0 + 2.0**-bits).astype(target)) != 1.0:
+        bits += 1
+    return float(2.0**-bits * (1.0 + 2.0**-10))
+
+
+def _cast(exact: Array, dtype: np.dtype[Any]) -> npt.NDArray[Any] | Refusal:
+    if not np.isfinite(exact).all():
+        return Refusal(Cause.NOT_FINITE, "a weight or bias is infinite or not a number")
+    with np.errstate(over="ignore", under="ignore"):
+        rounded = exact.astype(dtype)
+    if not np.isfinite(rounded.astype(np.float64)).all():
+        largest = float(np.abs(exact).max())
+        return Refusal(Cause.OVERFLOW, f"a weight of {largest:.4g} does not fit into {dtype.name}")
+    return rounded
+
+
+def _underflow(dtype: np.dtype[Any]) -> Refusal:
+    return Refusal(
+        Cause.UNDERFLOW, f"weights of a channel fall below the normal range of {dtype.name}"
+    )
