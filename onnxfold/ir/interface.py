@@ -1,0 +1,82 @@
+"""The part of a model that its users program against."""
+
+from collections.abc import Mapping
+
+import onnx_ir as ir
+
+from onnxfold.errors import BadOptionError
+
+
+def interface_difference(before: ir.Model, after: ir.Model) -> str | None:
+    """How the inputs and outputs of two models differ, in words; None when they are the same.
+
+    Compared: names, order, types, and declared shapes with their symbolic axes.
+    """
+    for kind, old, new in (
+        ("inputs", before.graph.inputs, after.graph.inputs),
+        ("outputs", before.graph.outputs, after.graph.outputs),
+    ):
+        old_names, new_names = [v.name for v in old], [v.name for v in new]
+        if old_names != new_names:
+            return f"{kind} {old_names} became {new_names}"
+        for old_value, new_value in zip(old, new, strict=True):
+            if old_value.dtype != new_value.dtype:
+                return f"'{old_value.name}' changed from {old_value.dtype} to {new_value.dtype}"
+            if old_value.shape is not None and old_value.shape != new_value.shape:
+                return f"'{old_value.name}' changed from {old_value.shape} to {new_value.shape}"
+    return None
+
+
+def pin_input_shapes(model: ir.Model, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Give inputs the extents that a user asks for.
+
+    A symbolic extent gets the same number wherever it stands in the declared inputs and outputs.
+
+    Args:
+        model: Changed in place.
+        shapes: Full shapes by input name.
+
+    Raises:
+        BadOptionError: There is no such input, or it cannot have that shape.
+    """
+    inputs = {value.name: value for value in model.graph.inputs if not value.is_initializer()}
+    bindings: dict[str, int] = {}
+    for name, shape in shapes.items():
+        if name not in inputs:
+            raise BadOptionError(
+                f"the model has no input '{name}'", f"its inputs: {', '.join(map(str, inputs))}"
+            )
+        _bind(inputs[name], shape, bindings)
+    for name, shape in shapes.items():
+        inputs[name].shape = ir.Shape(shape)
+    for value in (*inputs.values(), *model.graph.outputs):
+        if value.shape is not None and bindings:
+            value.shape = ir.Shape([_bound(extent, bindings) for extent in value.shape])
+
+
+def _bind(value: ir.Value, shape: tuple[int, ...], bindings: dict[str, int]) -> None:
+    declared = value.shape
+    if declared is None:
+        return
+    text = "x".join(map(str, shape))
+    if len(declared) != len(shape):
+        raise BadOptionError(
+            f"input '{value.name}' has {len(declared)} axes, and {text} has {len(shape)}",
+            f"its declared shape is {declared}",
+        )
+    for extent, wanted in zip(declared, shape, strict=True):
+        if isinstance(extent, int):
+            known = extent
+        else:
+            known = wanted if extent.value is None else bindings.setdefault(extent.value, wanted)
+        if known != wanted:
+            raise BadOptionError(
+                f"input '{value.name}' cannot have shape {text}: {extent} is {known} there",
+                f"its declared shape is {declared}",
+            )
+
+
+def _bound(extent: int | ir.SymbolicDim, bindings: Mapping[str, int]) -> int | ir.SymbolicDim:
+    if isinstance(extent, int) or extent.value is None:
+        return extent
+    return bindings.get(extent.value, extent)

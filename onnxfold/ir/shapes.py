@@ -1,0 +1,159 @@
+"""What is known about the shapes of values."""
+
+from collections.abc import Set as AbstractSet
+
+import onnx
+import onnx_ir as ir
+
+_SMALL_BYTES = 1024
+"""Initializers up to this size keep their data for inference: they may be shapes or axes."""
+
+
+def rank(value: ir.Value | None) -> int | None:
+    """The number of dimensions of `value`, or None when it is not known."""
+    return None if value is None or value.shape is None else len(value.shape)
+
+
+def dim(value: ir.Value | None, axis: int) -> int | None:
+    """The extent of `value` along `axis`, or None when it is dynamic or not known."""
+    if value is None or value.shape is None or not -len(value.shape) <= axis < len(value.shape):
+        return None
+    extent = value.shape[axis]
+    return extent if isinstance(extent, int) else None
+
+
+def static_shape(value: ir.Value | None) -> tuple[int, ...] | None:
+    """The shape of `value` when every extent is known, else None."""
+    if value is None or value.shape is None:
+        return None
+    extents = tuple(extent for extent in value.shape if isinstance(extent, int))
+    return extents if len(extents) == len(value.shape) else None
+
+
+def tensor_extents(tensor: ir.TensorProtocol) -> tuple[int, ...]:
+    """The shape of a tensor, whose extents are always numbers."""
+    return tuple(extent for extent in tensor.shape if isinstance(extent, int))
+
+
+def infer_shapes(model: ir.Model, skeleton: onnx.ModelProto | None = None) -> None:
+    """Fill in the shapes and types of interior values with ONNX's own inference.
+
+    Graph inputs and outputs keep what the file declares, since that is the model's interface.
+    What cannot be inferred stays unknown; an inconsistent model is not an error here.
+
+    Args:
+        model: Its values are refined in place.
+        skeleton: `skeleton_proto(model)`, when the caller has it already.
+    """
+    if skeleton is None:
+        skeleton = skeleton_proto(model)
+    try:
+        inferred = onnx.shape_inference.infer_shapes(skeleton, data_prop=True)
+    except Exception:  # any failure of inference means: nothing more is known
+        return
+    symbols = {
+        extent.value
+        for value in model.graph.inputs
+        for extent in value.shape or ()
+        if isinstance(extent, ir.SymbolicDim) and extent.value is not None
+    }
+    _merge(model.graph, inferred.graph, symbols)
+
+
+def has_all_shapes(model: ir.Model) -> bool:
+    """Whether every value has a type and a shape, so that there is nothing to infer."""
+    return all(
+        output.shape is not None and output.dtype is not None
+        for node in model.graph.all_nodes()
+        for output in node.outputs
+    )
+
+
+def skeleton_proto(model: ir.Model) -> onnx.ModelProto:
+    """The model as a proto whose large initializers are inputs without data.
+
+    Inference and checks need the types and shapes of weights, never their numbers; so models over
+    the 2 GB limit of protobuf can be looked at too. Shapes of interior values are left out.
+    """
+    proto = onnx.ModelProto(ir_version=max(model.ir_version, 4))
+    for domain, version in model.opset_imports.items():
+        proto.opset_import.add(domain=domain, version=version)
+    graph = proto.graph
+    graph.name = model.graph.name or "graph"
+    graph.node.extend(ir.serde.serialize_node(node) for node in model.graph)
+    inputs = set(model.graph.inputs)
+    graph.input.extend(ir.serde.serialize_value(value) for value in model.graph.inputs)
+    graph.output.extend(ir.serde.serialize_value(value) for value in model.graph.outputs)
+    for value in model.graph.initializers.values():
+        tensor = value.const_value
+        if tensor is None or value in inputs:
+            continue
+        if tensor.nbytes <= _SMALL_BYTES:
+            graph.initializer.append(_in_message(tensor))
+            continue
+        graph.input.append(
+            onnx.helper.make_tensor_value_info(
+                value.name or "", int(tensor.dtype), tensor_extents(tensor)
+            )
+        )
+    return proto
+
+
+def _in_message(tensor: ir.TensorProtocol) -> onnx.TensorProto:
+    """A tensor with its numbers, wherever they lie: a message does not say in which folder."""
+    if not isinstance(tensor, ir.ExternalTensor):
+        return ir.serde.serialize_tensor(tensor)
+    data = tensor.tobytes() if tensor.nbytes else b""
+    tensor.release()
+    proto = onnx.TensorProto(name=tensor.name, data_type=int(tensor.dtype), raw_data=data)
+    proto.dims.extend(tensor_extents(tensor))
+    return proto
+
+
+def _merge(graph: ir.Graph, inferred: onnx.GraphProto, symbols: AbstractSet[str]) -> None:
+    known = {info.name: info for info in inferred.value_info}
+    nested = {node.output[0]: node for node in inferred.node if _holds_graphs(node)}
+    for node in graph:
+        for output in node.outputs:
+            if output.name in known and not output.is_graph_output():
+                _refine(output, known[output.name], symbols)
+        if node.outputs and (twin := nested.get(node.outputs[0].name or "")) is not None:
+            _merge_subgraphs(node, twin, symbols)
+
+
+def _holds_graphs(node: onnx.NodeProto) -> bool:
+    return any(attribute.HasField("g") for attribute in node.attribute)
+
+
+def _merge_subgraphs(node: ir.Node, twin: onnx.NodeProto, symbols: AbstractSet[str]) -> None:
+    for attribute in twin.attribute:
+        own = node.attributes.get(attribute.name)
+        if own is not None and own.type is ir.AttributeType.GRAPH and attribute.HasField("g"):
+            _merge(own.as_graph(), attribute.g, symbols)
+
+
+def _refine(value: ir.Value, info: onnx.ValueInfoProto, symbols: AbstractSet[str]) -> None:
+    """Take over what inference found, where it is more than what is known already.
+
+    Inference starts from the inputs of the model alone. Where it contradicts what the file says
+    about an interior value, the file is out of date: somebody changed the inputs afterwards.
+    """
+    found = ir.serde.deserialize_type_proto_for_shape(info.type)
+    if value.type is None:
+        value.type = ir.serde.deserialize_type_proto_for_type(info.type)
+    if found is None:
+        return
+    # Names that inference makes up (unk__0) mean something else in its next run.
+    fresh = [_meaningful(extent, symbols) for extent in found]
+    if value.shape is None or len(value.shape) != len(fresh):
+        value.shape = ir.Shape(fresh)
+        return
+    value.shape = ir.Shape(
+        [own if new is None else new for own, new in zip(value.shape, fresh, strict=True)]
+    )
+
+
+def _meaningful(extent: int | ir.SymbolicDim, symbols: AbstractSet[str]) -> int | str | None:
+    if isinstance(extent, int):
+        return extent
+    return extent.value if extent.value in symbols else None
