@@ -1,0 +1,1 @@
+"""The `onnxfold` command: stdout is data, stderr is talk."""

@@ -1,0 +1,181 @@
+"""The command group. Commands are imported when they are called, so that `--help` is quick."""
+
+import difflib
+import importlib
+import importlib.metadata
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any, NoReturn
+
+import click
+
+from onnxfold.errors import OnnxfoldError
+
+_COMMANDS = {
+    "optimize": ("onnxfold.cli.optimize", "Fold what is linear, prove the result equal, write it."),
+    "passes": ("onnxfold.cli.passes", "List the passes, or document one."),
+    "verify": ("onnxfold.cli.verify", "Compare two models: do they compute the same?"),
+}
+_USAGE, _CANNOT, _BUG, _INTERRUPTED = 2, 3, 70, 130
+
+
+class _Group(click.Group):
+    """Imports commands late, and turns whatever goes wrong into one sentence and an exit code."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        command: click.Command = importlib.import_module(_COMMANDS[cmd_name][0]).command
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in _COMMANDS and not args[0].startswith("-"):
+            near = difflib.get_close_matches(args[0], _COMMANDS, n=1)
+            hint = f"did you mean '{near[0]}'?" if near else f"see `{ctx.command_path} --help`"
+            raise _UnknownCommandError(f"there is no command '{args[0]}'", hint)
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in sorted(_COMMANDS.items())])
+
+    def main(
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        complete_var: str | None = None,
+        standalone_mode: bool = True,
+        **extra: Any,
+    ) -> Any:
+        """Run a command; in standalone mode, exit with the code that the README lists."""
+        if not standalone_mode:
+            return super().main(args, prog_name, complete_var, standalone_mode=False, **extra)
+        try:
+            code = super().main(args, prog_name, complete_var, standalone_mode=False, **extra)
+        except Exception as error:
+            code = _reported(error)
+        sys.exit(code if isinstance(code, int) else 0)
+
+
+class _UnknownCommandError(OnnxfoldError):
+    """The first word is no command."""
+
+
+def _version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
+    if not wanted:
+        return
+    try:
+        version = importlib.metadata.version("onnxfold")
+    except importlib.metadata.PackageNotFoundError:
+        version = "(not installed, run from its source)"
+    click.echo(f"onnxfold {version}")
+    ctx.exit()
+
+
+@click.group(
+    cls=_Group,
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="Exit codes: 0 done, 1 not equal, 2 usage or bad model, 3 cannot do it on this "
+    "machine, 70 a bug in onnxfold.",
+)
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_version,
+    help="Show the version and exit.",
+)
+@click.pass_context
+def cli(ctx: click.Context) -> None:
+    """Rewrite ONNX graphs of segmentation networks: what is linear becomes one convolution.
+
+    \b
+    Examples:
+      onnxfold optimize in.onnx -o out.onnx
+      onnxfold optimize in.onnx -o out.onnx --passes fuse_bn,fuse_pad
+      onnxfold verify in.onnx out.onnx
+      onnxfold passes fuse_bn
+    """
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help(), err=True)
+        ctx.exit(_USAGE)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line and exit with the code that the README lists."""
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(AttributeError, ValueError):  # a terminal that cannot show γ shows ?
+            stream.reconfigure(errors="replace")  # type: ignore[union-attr]
+    with suppress(ValueError, AttributeError):  # not the main thread
+        signal.signal(signal.SIGTERM, _terminate)
+    cli.main(arguments, prog_name="onnxfold")
+
+
+def _terminate(number: int, _: object) -> NoReturn:
+    # As Ctrl-C does: what was begun is cleaned up on the way out.
+    raise KeyboardInterrupt(number)
+
+
+def _reported(error: Exception) -> int:
+    """Say what went wrong; the exit code."""
+    match error:
+        case click.exceptions.Exit():
+            return error.exit_code
+        case click.Abort():
+            _say("interrupted", "no file was left half written")
+            return _INTERRUPTED
+        case click.ClickException():
+            _say(_one_sentence(error.format_message()), _usage_hint(error))
+            return _USAGE
+        case OnnxfoldError():
+            _say(error.message, error.hint)
+            return error.exit_code
+        case MemoryError():
+            _say("there is not enough memory", "use a machine with more, or smaller inputs")
+            return _CANNOT
+        case _:
+            _say(f"a bug in onnxfold: {_summary(error)}", _trace_hint(error))
+            return _BUG
+
+
+def _summary(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0].rstrip('.')}" if lines else type(error).__name__
+
+
+def _usage_hint(error: click.ClickException) -> str:
+    context: click.Context | None = getattr(error, "ctx", None)
+    path = "onnxfold" if context is None else context.command_path
+    return f"see `{path} --help`"
+
+
+def _one_sentence(text: str) -> str:
+    text = " ".join(text.split()).rstrip(".")
+    return text[:1].lower() + text[1:]
+
+
+def _trace_hint(error: BaseException) -> str:
+    """Where it happened, for a bug report, without a traceback."""
+    frame: Any = traceback.extract_tb(error.__traceback__)[-1]
+    place = f"{os.path.basename(frame.filename)}, line {frame.lineno}"
+    return f"please report it with the model; it happened in {frame.name} ({place})"
+
+
+def _say(message: str, hint: str) -> None:
+    plain = bool(os.environ.get("NO_COLOR"))
+    for word, colour, text in (("error", "red", message), ("hint", "cyan", hint)):
+        if text:
+            label = word if plain else click.style(word, fg=colour)
+            with suppress(OSError):  # stderr may be closed
+                click.echo(f"{label}: {text}", err=True)

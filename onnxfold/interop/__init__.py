@@ -1,0 +1,1 @@
+"""Neighbours: graphsurgeon, onnxsim, and running a piece of a graph on a runtime."""

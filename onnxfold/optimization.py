@@ -1,0 +1,400 @@
+"""The main job: load, rewrite, prove equal, write."""
+
+import gc
+import os
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from onnxfold.cost.summary import ModelSummary, summarize
+from onnxfold.errors import CannotRunError, CannotWriteError, NotEqualError
+from onnxfold.ir.checks import structural_problem
+from onnxfold.ir.interface import pin_input_shapes
+from onnxfold.ir.shapes import infer_shapes, skeleton_proto
+from onnxfold.model import LoadedModel, check_target, load, staged, to_proto
+from onnxfold.model.collector import garbage_collection_paused
+from onnxfold.pipeline.blame import first_bad, first_meddler
+from onnxfold.pipeline.manager import PassManager, PipelineRun
+from onnxfold.pipeline.passes import ConfiguredPass, Pass
+from onnxfold.pipeline.report import OptimizationReport, RolledBack
+from onnxfold.rewrite.ledger import Failure, Ledger, RewriteKey
+from onnxfold.rewrite.tensor_store import MemoryStore, SpillStore, TensorStore
+from onnxfold.verify import ModelSource, Verdict, Verifier, VerifyOptions
+
+_MAX_ROLLBACKS = 20
+"""More wrong rewrites than this in one model point to a broken pass, not to an odd corner."""
+
+_IN_MEMORY_BYTES = 1 << 30
+"""Models with more, or with external data, go to the runtime as files."""
+
+Source = str | os.PathLike[str] | bytes | onnx.ModelProto
+Progress = Callable[[str], None]
+Data = Iterable[Mapping[str, NDArray[np.generic]]]
+
+
+@dataclass(frozen=True, slots=True)
+class OptimizeOptions:
+    """How to optimize.
+
+    Attributes:
+        input_shapes: Extents to pin, by input name; the result takes these shapes only.
+        verify: Prove that the result computes the same before it is written or returned.
+        rtol: Allowed error relative to an output's scale, instead of the measured tolerance.
+        atol: Allowed absolute error, instead of the measured tolerance.
+        rewrite_limit: Make only this many rewrites; for finding the one that matters.
+        keep_overridable: Take no initializer for a constant that a caller may override, even
+            where IR versions below 4 make every initializer such a one.
+        threads: Threads of the runtime during verification; None for its own choice.
+    """
+
+    input_shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    verify: bool = True
+    rtol: float | None = None
+    atol: float | None = None
+    rewrite_limit: int | None = None
+    keep_overridable: bool = False
+    threads: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Optimization:
+    """The result of `optimize`.
+
+    Attributes:
+        model: The optimized graph. Where weights lie in other files it reads them from there when
+            they are asked for, so these files must stay.
+        report: What was done, and how it compares.
+    """
+
+    model: ir.Model
+    report: OptimizationReport
+
+    def to_proto(self) -> onnx.ModelProto:
+        """The result as a message, for callers that go on in memory."""
+        return to_proto(self.model)
+
+
+def optimize(
+    source: Source,
+    output: str | os.PathLike[str] | None = None,
+    *,
+    passes: Sequence[Pass | ConfiguredPass] | None = None,
+    options: OptimizeOptions | None = None,
+    data: Data | None = None,
+    progress: Progress | None = None,
+) -> Optimization:
+    """Rewrite a model, prove that the result computes the same, and write it.
+
+    Args:
+        source: A path, a serialized model, or a `ModelProto`, which is not changed.
+        output: Where to write the result; it may be the path of `source`. None: only return it.
+        passes: What to run, in order; the default pipeline when None.
+        options: How to do it.
+        data: Inputs of your own to verify with, beside those that are made up.
+        progress: Called with a few words whenever something that may take long begins.
+
+    Returns:
+        The result with a report.
+
+    Raises:
+        BadModelError: The source is not a model that can be read.
+        BadOptionError: A shape does not fit.
+        NotEqualError: The result does not compute the same, and no few rewrites are to blame.
+        CannotRunError: The runtime cannot run the model, so nothing can be verified.
+        CannotWriteError: The result could not be written. In all these cases nothing was.
+    """
+    if passes is None:
+        from onnxfold.passes.presets import DEFAULT  # the framework does not know the library
+
+        passes = DEFAULT
+    if output is not None:
+        check_target(output)
+    with ExitStack() as resources:
+        resources.enter_context(garbage_collection_paused())
+        run = _Optimizer(
+            source,
+            None if output is None else Path(output),
+            PassManager(passes),
+            options or OptimizeOptions(),
+            data,
+            progress or (lambda _: None),
+            resources,
+        )
+        return run.run()
+
+
+class _Optimizer:
+    """One call of `optimize`: may run the pipeline several times to find who is to blame."""
+
+    def __init__(
+        self,
+        source: Source,
+        output: Path | None,
+        manager: PassManager,
+        options: OptimizeOptions,
+        data: Data | None,
+        progress: Progress,
+        resources: ExitStack,
+    ) -> None:
+        self._output = output
+        self._manager = manager
+        self._options = options
+        self._data = data
+        self._progress = progress
+        self._resources = resources
+        progress("reading the model")
+        self._loaded: LoadedModel | None = self._load(source)
+        self._source: Source = self._loaded.source
+        self._is_heavy = _is_heavy(self._loaded)
+        self._was_valid = self._problem(self._loaded.model) is None
+        self._blocked: frozenset[RewriteKey] = frozenset()
+        self._broken: list[Failure] = []
+        self._folder: Path | None = None
+        self._verifier: Verifier | None = None
+
+    def run(self) -> Optimization:
+        before = self._summary(self._fresh(keep=True).model)
+        notes = self._notes()
+        if self._options.verify:
+            self._verifier = self._make_verifier()
+        rolled_back: list[RolledBack] = []
+        sound: int | None = None
+        while True:
+            result = self._finished_run()
+            problem = self._problem(result.model)
+            after = self._summary(result.model)
+            wrong, verdict = self._write_if_right(result.model, problem)
+            if wrong is None:
+                break
+            if len(rolled_back) == _MAX_ROLLBACKS:
+                raise NotEqualError(
+                    f"the result is wrong even without {_MAX_ROLLBACKS} rewrites: {wrong}",
+                    f"the last was {rolled_back[-1].rewrite.key}; leave its pass out",
+                )
+            entry = self._blame(result, wrong, sound)
+            if entry is None:  # a whole pass was to blame, and is gone
+                sound = None
+                continue
+            rolled_back.append(entry)
+            self._blocked |= {entry.rewrite.key}
+            sound = entry.rewrite.number - 1
+        report = OptimizationReport(
+            before=before,
+            after=after,
+            timings=result.timings,
+            applied=tuple(result.ledger.applied),
+            rejections=tuple(result.ledger.rejections),
+            failures=(*self._broken, *result.ledger.failures),
+            rolled_back=tuple(rolled_back),
+            verdict=verdict,
+            notes=notes,
+        )
+        return Optimization(self._lasting(result.model), report)
+
+    def _lasting(self, model: ir.Model) -> ir.Model:
+        """The result in a form that outlives this call: spilled constants do not."""
+        if self._output is None or not self._is_heavy:
+            return model
+        return load(self._output, keep_overridable=self._options.keep_overridable).model
+
+    def _load(self, source: Source) -> LoadedModel:
+        loaded = load(source, keep_overridable=self._options.keep_overridable)
+        pin_input_shapes(loaded.model, self._options.input_shapes)
+        return loaded
+
+    def _fresh(self, *, keep: bool = False) -> LoadedModel:
+        """The model as it came. A pipeline rewrites it in place, so it is read again each time."""
+        if self._loaded is None:
+            gc.collect()
+        loaded = self._loaded or self._load(self._source)
+        self._loaded = loaded if keep else None
+        return loaded
+
+    def _problem(self, model: ir.Model) -> str | None:
+        """What is structurally wrong with a model; on the way its shapes are inferred."""
+        skeleton = skeleton_proto(model)
+        infer_shapes(model, skeleton)
+        return structural_problem(skeleton)
+
+    def _summary(self, model: ir.Model) -> ModelSummary:
+        return summarize(model, self._options.input_shapes)
+
+    def _notes(self) -> tuple[str, ...]:
+        loaded = self._fresh(keep=True)
+        notes = []
+        if loaded.inlined:
+            notes.append(f"{_count(len(loaded.inlined), 'model-local function')} inlined")
+        if loaded.reordered:
+            notes.append("the nodes were not in topological order and have been sorted")
+        if loaded.demoted:
+            notes.append(
+                f"{_count(len(loaded.demoted), 'initializer')} taken for constants, although this "
+                "IR version lists them as inputs too; --keep-overridable leaves them open"
+            )
+        if not self._was_valid:
+            notes.append("the ONNX checker does not accept the model as it came")
+        if not self._options.verify:
+            notes.append("the result is not verified: nothing shows that it computes the same")
+        return tuple(notes)
+
+    def _make_verifier(self) -> Verifier:
+        options = VerifyOptions(
+            rtol=self._options.rtol,
+            atol=self._options.atol,
+            input_shapes=self._options.input_shapes,
+            threads=self._options.threads,
+        )
+        self._progress("running the model as it came")
+        verifier = Verifier(self._reference(), options, self._data, _counted(self._progress))
+        try:
+            verifier.prepare()
+        except CannotRunError as error:
+            raise CannotRunError(
+                f"the model cannot be verified here: {error.message}",
+                f"{error.hint}; or accept an unverified result with --no-verify".lstrip("; "),
+            ) from error
+        return verifier
+
+    def _reference(self) -> ModelSource:
+        """The model as it came, in a form that the runtime reads."""
+        if isinstance(self._source, Path) and not self._options.input_shapes:
+            return self._source
+        model = self._fresh(keep=True).model
+        if not self._is_heavy:
+            return to_proto(model)
+        reference = self._resources.enter_context(staged(model, self._scratch() / "reference.onnx"))
+        return reference.path
+
+    def _scratch(self) -> Path:
+        if self._folder is None:
+            beside = None if self._output is None else self._output.absolute().parent
+            with _room_wanted():
+                folder = tempfile.TemporaryDirectory(prefix=".onnxfold-", dir=beside)
+            self._folder = Path(self._resources.enter_context(folder))
+        return self._folder
+
+    def _store(self) -> TensorStore:
+        if self._output is None or not self._is_heavy:
+            return MemoryStore()  # what is returned must last
+        with _room_wanted():
+            return self._resources.enter_context(SpillStore())
+
+    def _pipeline(self, limit: int | None) -> PipelineRun:
+        model = self._fresh().model
+        return self._manager.run(model, Ledger(limit, self._blocked), self._store(), self._progress)
+
+    def _finished_run(self) -> PipelineRun:
+        """A run in which no pass left off half-way; those that do are taken out whole."""
+        while True:
+            result = self._pipeline(self._options.rewrite_limit)
+            if not result.unfinished:
+                return result
+            self._drop_passes(result.unfinished, result.ledger.failures)
+
+    def _drop_passes(self, names: Sequence[str], failures: Iterable[Failure]) -> None:
+        self._broken += [failure for failure in failures if failure.pass_name in names]
+        self._manager = self._manager.without(names)
+
+    def _write_if_right(
+        self, model: ir.Model, problem: str | None
+    ) -> tuple[str | None, Verdict | None]:
+        """What is wrong with the result, or None after it was written; and the verdict."""
+        if self._was_valid and problem is not None:
+            return f"the ONNX checker refuses it: {problem}", None
+        if self._output is None:
+            verdict = self._verdict(model)
+            return _wrong(verdict), verdict
+        self._progress("writing the result")
+        with staged(model, self._output) as pending:
+            verdict = self._verdict_on(pending.path)
+            if (wrong := _wrong(verdict)) is None:
+                pending.commit()
+            return wrong, verdict
+
+    def _verdict(self, model: ir.Model, *, stop_early: bool = False) -> Verdict | None:
+        if self._verifier is None:
+            return None
+        if not self._is_heavy:
+            return self._verdict_on(to_proto(model), stop_early=stop_early)
+        with staged(model, self._scratch() / "candidate.onnx") as pending:
+            return self._verdict_on(pending.path, stop_early=stop_early)
+
+    def _verdict_on(self, model: ModelSource, *, stop_early: bool = False) -> Verdict | None:
+        if self._verifier is None:
+            return None
+        self._progress("comparing the result with the model as it came")
+        return self._verifier.check(model, stop_early=stop_early)
+
+    def _flaw(self, model: ir.Model) -> str | None:
+        """What is wrong with a model that is only looked at; None when it is right."""
+        problem = self._problem(model) if self._was_valid else None
+        return problem or _wrong(self._verdict(model, stop_early=True))
+
+    def _blame(self, result: PipelineRun, wrong: str, sound: int | None) -> RolledBack | None:
+        """Find the one rewrite that makes the model wrong.
+
+        Args:
+            result: A run whose result is wrong.
+            wrong: In which way.
+            sound: So many of its first rewrites are known to be right, if any search was made.
+
+        Returns:
+            The rewrite; None when a pass that edits without the rewriter was found, and dropped.
+        """
+
+        def is_good(limit: int) -> bool:
+            self._progress(f"looking for the rewrite to blame: {limit} rewrites")
+            return self._flaw(self._pipeline(limit).model) is None
+
+        applied = tuple(result.ledger.applied)
+        if applied and (sound is not None or is_good(0)):
+            return RolledBack(first_bad(applied, is_good, sound), wrong)
+        if not self._manager.passes or self._flaw(self._fresh().model) is not None:
+            raise NotEqualError(
+                f"the model does not survive being read and written: {wrong}",
+                "please report the model; this is not the fault of a pass",
+            )
+        meddler = first_meddler(self._manager.passes, self._is_good_without_rewrites)
+        reason = f"it edited the graph without the rewriter, and {wrong}"
+        self._drop_passes([meddler.name], [Failure(meddler.name, "", "", reason)])
+        return None
+
+    def _is_good_without_rewrites(self, passes: Sequence[ConfiguredPass]) -> bool:
+        run = PassManager(passes).run(self._fresh().model, Ledger(0), self._store())
+        return self._flaw(run.model) is None
+
+
+def _counted(progress: Progress) -> Callable[[str, int, int], None]:
+    return lambda what, done, total: progress(f"{what} {done}/{total}" if total else what)
+
+
+def _wrong(verdict: Verdict | None) -> str | None:
+    return None if verdict is None or verdict.equal else verdict.reason
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun} was" if number == 1 else f"{number} {noun}s were"
+
+
+@contextmanager
+def _room_wanted() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise CannotWriteError(
+            f"no temporary folder can be made: {(error.strerror or str(error)).lower()}",
+            "make room on the disk, or set TMPDIR to a folder on another one",
+        ) from error
+
+
+def _is_heavy(loaded: LoadedModel) -> bool:
+    tensors = (value.const_value for value in loaded.model.graph.initializers.values())
+    in_memory = sum(tensor.nbytes for tensor in tensors if tensor is not None)
+    return loaded.has_external_data or in_memory > _IN_MEMORY_BYTES

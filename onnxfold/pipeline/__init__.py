@@ -1,0 +1,1 @@
+"""Passes, their order, their options, and what a run of them reports."""

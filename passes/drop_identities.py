@@ -1,0 +1,276 @@
+"""Remove nodes that hand on their input unchanged.
+
+What it does:
+    Removes Identity, Dropout outside training, and Cast, Reshape, Transpose, Expand, Pad, Slice,
+    Concat, Sum, Flatten, Squeeze, Unsqueeze, Resize and constant arithmetic where the attributes,
+    constants and shapes show that nothing changes. Two Transposes in a row become one, and CastLike
+    becomes Cast where the type is known.
+When it applies:
+    The output equals the input element by element, in type and in shape.
+When it refuses:
+    Nothing that a user would expect: what is not provably unchanged is left alone.
+Exactness:
+    exact.
+Example:
+    before: i = Identity(x)  y = Relu(i)
+    after:  y = Relu(x)
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxfold.ir.constants import constant_array, int_constant, is_constant
+from onnxfold.ir.graph import (
+    has_other_readers,
+    input_at,
+    int_attribute,
+    ints_attribute,
+    is_op,
+    producer,
+)
+from onnxfold.ir.ops import Pad
+from onnxfold.ir.shapes import rank
+from onnxfold.pipeline.passes import NoOptions, RulePass
+from onnxfold.rewrite.builder import Builder
+from onnxfold.rewrite.rule import AnyRule, Exactness, Rule
+
+
+@dataclass(frozen=True, slots=True)
+class Unchanged:
+    """A node whose first output equals `value`."""
+
+    node: ir.Node
+    value: ir.Value
+
+
+def match(node: ir.Node) -> Unchanged | None:
+    """A node that hands on one of its inputs."""
+    if any(output.uses() or output.is_graph_output() for output in node.outputs[1:]):
+        return None
+    value = _HANDED_ON[node.op_type](node)
+    if value is None or value.dtype != node.outputs[0].dtype or value.dtype is None:
+        return None
+    if node.outputs[0].is_graph_output() and not _can_be_output(value, node):
+        return None
+    return Unchanged(node, value)
+
+
+def _can_be_output(value: ir.Value, node: ir.Node) -> bool:
+    """Whether `value` can take the name of a graph output, so that no Identity is needed."""
+    producing = value.producer()
+    return producing is not None and producing.graph is node.graph and not value.is_graph_output()
+
+
+def rewrite(found: Unchanged, _: Builder) -> list[ir.Value | None]:
+    """The value that is handed on, for the one output that is read."""
+    return [found.value, *(None for _ in found.node.outputs[1:])]
+
+
+def _always(node: ir.Node) -> ir.Value | None:
+    return node.inputs[0]
+
+
+def _dropout(node: ir.Node) -> ir.Value | None:
+    """Dropout does nothing unless its third input may be true; before opset 7, unless is_test=0."""
+    if (node.version or 0) < 7 and not int_attribute(node, "is_test", 0):
+        return None
+    mode = input_at(node, 2)
+    if mode is None:
+        return node.inputs[0]
+    training = constant_array(mode)
+    return node.inputs[0] if training is not None and not training.any() else None
+
+
+def _same_type(node: ir.Node) -> ir.Value | None:
+    x = node.inputs[0]
+    target = node.attributes.get("to")
+    if x is None or target is None or x.dtype is None:
+        return None
+    return x if int(x.dtype) == target.as_int() else None
+
+
+def _same_shape(node: ir.Node) -> ir.Value | None:
+    """Rearrangements in row-major order change nothing when the shape stays the same."""
+    x, y = node.inputs[0], node.outputs[0]
+    return x if x is not None and has_same_shape(x, y) else None
+
+
+def has_same_shape(x: ir.Value, y: ir.Value) -> bool:
+    """Whether both shapes are known and equal, at most one named dynamic extent among them."""
+    if x.shape is None or y.shape is None or len(x.shape) != len(y.shape):
+        return False
+    return all(
+        a == b if isinstance(a, int) and isinstance(b, int) else _same_name(a, b)
+        for a, b in zip(x.shape, y.shape, strict=True)
+    )
+
+
+def _same_name(a: int | ir.SymbolicDim, b: int | ir.SymbolicDim) -> bool:
+    if isinstance(a, int) or isinstance(b, int):
+        return False
+    return a.value is not None and a.value == b.value
+
+
+def _transpose(node: ir.Node) -> ir.Value | None:
+    permutation = ints_attribute(node, "perm", ())
+    if permutation:
+        return node.inputs[0] if permutation == tuple(range(len(permutation))) else None
+    return node.inputs[0] if rank(node.inputs[0]) in (0, 1) else None
+
+
+def _pad(node: ir.Node) -> ir.Value | None:
+    pad = Pad.of(node)
+    if pad is None or pad.pads is None:
+        return None
+    return pad.x if all(pair == (0, 0) for pair in pad.pads) else None
+
+
+def _slice(node: ir.Node) -> ir.Value | None:
+    """A Slice with step 1 that keeps the shape keeps everything."""
+    steps = input_at(node, 4)
+    if steps is not None and set(int_constant(steps) or (0,)) != {1}:
+        return None
+    return _same_shape(node)
+
+
+def _single_operand(node: ir.Node) -> ir.Value | None:
+    return node.inputs[0] if len(node.inputs) == 1 else None
+
+
+def _resize(node: ir.Node) -> ir.Value | None:
+    """Resize to the same extent is the identity in every mode but tf_crop_and_resize."""
+    mode = node.attributes.get("coordinate_transformation_mode")
+    if mode is not None and mode.as_string() == "tf_crop_and_resize":
+        return None
+    x, y = node.inputs[0], node.outputs[0]
+    if x is None or x.shape is None or not all(isinstance(extent, int) for extent in x.shape):
+        return None
+    scales = input_at(node, 2 if (node.version or 0) >= 11 else 1)
+    factors = np.ones(0) if scales is None else constant_array(scales)
+    if factors is None or not (factors == 1).all():
+        return None
+    return x if has_same_shape(x, y) else None
+
+
+def _neutral(number: float, sides: tuple[int, ...]) -> Callable[[ir.Node], ir.Value | None]:
+    """Arithmetic with a neutral constant on one of these sides."""
+
+    def handed_on(node: ir.Node) -> ir.Value | None:
+        for side in sides:
+            constant, x = node.inputs[side], node.inputs[1 - side]
+            if x is None or not is_constant(constant) or is_constant(x):
+                continue
+            array = constant_array(constant)
+            assert array is not None
+            if array.size == 0 or not np.all(array == number):
+                continue
+            if has_same_shape(x, node.outputs[0]) or _broadcasts_into(array, x):
+                return x
+        return None
+
+    return handed_on
+
+
+def _broadcasts_into(array: np.ndarray, x: ir.Value) -> bool:
+    """Whether a constant leaves the shape of `x` as it is, whatever its dynamic extents are."""
+    known = rank(x)
+    return array.size == 1 and known is not None and array.ndim <= known
+
+
+_HANDED_ON: dict[str, Callable[[ir.Node], ir.Value | None]] = {
+    "Identity": _always,
+    "Dropout": _dropout,
+    "Cast": _same_type,
+    "CastLike": _always,
+    "Reshape": _same_shape,
+    "Flatten": _same_shape,
+    "Squeeze": _same_shape,
+    "Unsqueeze": _same_shape,
+    "Expand": _same_shape,
+    "Transpose": _transpose,
+    "Pad": _pad,
+    "Slice": _slice,
+    "Concat": _single_operand,
+    "Sum": _single_operand,
+    "Max": _single_operand,
+    "Min": _single_operand,
+    "Resize": _resize,
+    "Add": _neutral(0, (0, 1)),
+    "Sub": _neutral(0, (1,)),
+    "Mul": _neutral(1, (0, 1)),
+    "Div": _neutral(1, (1,)),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class TransposeOfTranspose:
+    """Two Transposes in a row."""
+
+    outer: ir.Node
+    x: ir.Value
+    permutation: tuple[int, ...]
+
+
+def match_transposes(node: ir.Node) -> TransposeOfTranspose | None:
+    """A Transpose of a Transpose that nothing else reads."""
+    middle = node.inputs[0]
+    inner = producer(middle)
+    if middle is None or inner is None or not is_op(inner, "Transpose"):
+        return None
+    first, second = ints_attribute(inner, "perm", ()), ints_attribute(node, "perm", ())
+    x = inner.inputs[0]
+    if has_other_readers(middle) or not first or not second or x is None:
+        return None
+    return TransposeOfTranspose(node, x, tuple(first[axis] for axis in second))
+
+
+def rewrite_transposes(found: TransposeOfTranspose, build: Builder) -> ir.Value:
+    """One Transpose that does both permutations."""
+    return build.like(found.outer, [found.x], {"perm": found.permutation})
+
+
+@dataclass(frozen=True, slots=True)
+class CastToKnownType:
+    """A CastLike whose target type is known, so that it need not read the second input."""
+
+    x: ir.Value
+    dtype: ir.DataType
+
+
+def match_cast_like(node: ir.Node) -> CastToKnownType | None:
+    """A CastLike that changes the type."""
+    x, like = node.inputs
+    if x is None or like is None or like.dtype is None or x.dtype is None:
+        return None
+    return None if x.dtype == like.dtype else CastToKnownType(x, like.dtype)
+
+
+def rewrite_cast_like(found: CastToKnownType, build: Builder) -> ir.Value:
+    """A Cast, which depends on one input only and so may be computed beforehand."""
+    return build.op("Cast", [found.x], {"to": int(found.dtype)})
+
+
+def rules(_: NoOptions) -> Sequence[AnyRule]:
+    """The rules in the order in which a node is offered to them."""
+    return (UNCHANGED, TRANSPOSES, CAST_LIKE)
+
+
+UNCHANGED = Rule("unchanged", frozenset(_HANDED_ON), match, rewrite, exactness=Exactness.EXACT)
+TRANSPOSES = Rule(
+    "transposes",
+    frozenset({"Transpose"}),
+    match_transposes,
+    rewrite_transposes,
+    exactness=Exactness.EXACT,
+)
+CAST_LIKE = Rule(
+    "cast_like",
+    frozenset({"CastLike"}),
+    match_cast_like,
+    rewrite_cast_like,
+    exactness=Exactness.EXACT,
+)
+PASS = RulePass("drop_identities", rules, __doc__ or "", exactness=Exactness.EXACT)

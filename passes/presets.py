@@ -1,0 +1,26 @@
+"""Which passes there are, and in which order they run: the only place where a pass is listed."""
+
+from onnxfold.passes import (
+    drop_dead,
+    drop_identities,
+    fold_constants,
+    fuse_bn,
+    fuse_pad,
+    share_duplicates,
+    simplify,
+)
+from onnxfold.pipeline.passes import Pass
+
+DEFAULT: tuple[Pass, ...] = (
+    drop_dead.PASS,  # first, so that nothing dead counts as a reader
+    drop_identities.PASS,  # constants show behind Identity and CastLike
+    fold_constants.PASS,  # weights and shapes become visible as constants
+    drop_identities.PASS,  # known shapes show which reshapes do nothing
+    fuse_pad.PASS,  # before fuse_bn, because explicit pads decide what may move
+    fuse_bn.PASS,  # folds what the passes above brought together
+    share_duplicates.PASS,  # after folding, which makes a constant of its own for every fold
+)
+"""What runs when nothing is asked for."""
+
+BUILTIN: tuple[Pass, ...] = (simplify.PASS, *dict.fromkeys(DEFAULT))
+"""Every pass of the library, in the order in which it makes sense to run them."""

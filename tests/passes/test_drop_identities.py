@@ -1,0 +1,151 @@
+"""What hands on its input unchanged, and what only looks like it."""
+
+import numpy as np
+import onnx
+import pytest
+
+from tests.toolkit import Weights, folds, integers, parse, run, unchanged
+
+PASS = "drop_identities"
+X = "float[N,3,H,W] x"
+
+
+def model(
+    body: str, inputs: str = X, outputs: str = "float[] y", opset: int = 18
+) -> onnx.ModelProto:
+    weights: Weights = {
+        "zero": np.zeros((), np.float32), "one": np.ones(1, np.float32),
+        "ones": np.ones((1, 1, 1, 1), np.float32), "wide": np.zeros((1, 1, 1, 1, 1), np.float32),
+        "row": np.zeros((3, 1, 1), np.float32), "five": np.zeros((5, 3, 1, 1), np.float32),
+        "izero": np.zeros((), np.int64), "ione": np.ones((), np.int64),
+        "p": np.zeros(8, np.int64), "crop": np.array([0, 0, 0, 0, 0, 0, 0, -1], np.int64),
+        "same": np.array([2, 3, 4, 5], np.int64), "starts": np.zeros(1, np.int64),
+        "ends": np.array([2**62], np.int64), "axes": np.array([3], np.int64),
+        "back": np.array([-1], np.int64), "scales": np.ones(4, np.float32),
+        "half": np.array(0.5, np.float32), "no": np.array(False), "yes": np.array(True),
+        "unit": np.array([1, 1, 1, 1], np.int64), "almost": np.array([1, 1, 1.1, 1], np.float32),
+        "like": np.zeros(1, np.float16), "like32": np.zeros(1, np.float32),
+    }  # fmt: skip
+    used = {n: a for n, a in weights.items() if n in body.replace("(", " ").replace(")", " ")
+            .replace(",", " ").split()}  # fmt: skip
+    return parse(f"g ({inputs}) => ({outputs}) {{ {body} }}", used, opset=opset)
+
+
+STATIC = "float[2,3,4,5] x"
+DROPPED = [
+    ("i = Identity(x) y = Relu(i)", X, 18),
+    ("r = Relu(x) y = Identity(r)", X, 18),
+    ("i = Identity(x) j = Identity(i) k = Identity(j) y = Relu(k)", X, 18),
+    ("i = Dropout(x) y = Relu(i)", X, 7),
+    ("i = Dropout<ratio=0.5>(x) y = Relu(i)", X, 10),
+    ("i = Dropout(x, half) y = Relu(i)", X, 13),
+    ("i = Dropout(x, half, no) y = Relu(i)", X, 13),
+    ("i = Cast<to=1>(x) y = Relu(i)", X, 18),
+    ("i = CastLike(x, like32) y = Relu(i)", X, 18),
+    ("i = Reshape(x, same) y = Relu(i)", STATIC, 18),
+    ("i = Expand(x, unit) y = Relu(i)", STATIC, 18),
+    ("i = Transpose<perm=[0,1,2,3]>(x) y = Relu(i)", X, 18),
+    ("a = Transpose<perm=[0,2,3,1]>(x) i = Transpose<perm=[0,3,1,2]>(a) y = Relu(i)", X, 18),
+    ("i = Pad(x, p) y = Relu(i)", X, 18),
+    ("i = Slice(x, starts, ends, axes) y = Relu(i)", STATIC, 18),
+    ("i = Concat<axis=1>(x) y = Relu(i)", X, 18),
+    ("i = Sum(x) y = Relu(i)", X, 18),
+    ("i = Flatten(x) y = Relu(i)", "float[4,5] x", 18),
+    ("i = Resize(x, , scales) y = Relu(i)", STATIC, 18),
+    ("i = Resize<mode=\"linear\">(x, , , same) y = Relu(i)", STATIC, 18),
+    ("i = Resize(x, scales) y = Relu(i)", STATIC, 10),
+    ("i = Add(x, zero) y = Relu(i)", X, 18),
+    ("i = Add(row, x) y = Relu(i)", STATIC, 18),
+    ("i = Sub(x, zero) y = Relu(i)", X, 18),
+    ("i = Mul(one, x) y = Relu(i)", X, 18),
+    ("i = Div(x, ones) y = Relu(i)", X, 18),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("body", "inputs", "opset"), DROPPED)
+def test_dropped(body: str, inputs: str, opset: int) -> None:
+    folds(model(body, inputs, opset=opset), PASS, ops={"Relu": 1}, reference=False)
+
+
+KEPT = [
+    ("y = Identity(x)", X, 18),  # an output needs a name of its own
+    ("i, t = Dropout(x) y = Relu(i) s = Not(t)", X, 13),
+    ("i = Dropout(x, half, yes) y = Relu(i)", X, 13),
+    ("i = Dropout<is_test=0>(x) y = Relu(i)", X, 6),
+    ("i = Reshape(x, same) y = Relu(i)", X, 18),
+    ("i = Transpose(x) y = Relu(i)", "float[4,4] x", 18),
+    ("i = Transpose<perm=[1,0]>(x) y = Relu(i)", "float[4,4] x", 18),
+    ("i = Pad(x, crop) y = Relu(i)", X, 18),
+    ("i = Slice(x, back, ends, axes) y = Relu(i)", STATIC, 18),
+    ("i = Slice(x, back, ends, axes, back) y = Relu(i)", STATIC, 18),
+    ('i = Resize<mode="linear", coordinate_transformation_mode="tf_crop_and_resize">'
+     "(x, roi, scales) y = Relu(i)", f"{STATIC}, float[8] roi", 18),
+    ('i = Resize<mode="linear">(x, , almost) y = Relu(i)', STATIC, 18),
+    ('i = Resize<mode="linear">(x, , z) y = Relu(i)', f"{STATIC}, float[4] z", 18),
+    ("i = Add(x, five) y = Relu(i)", "float[N,3,4,5] x", 18),
+    ("i = Add(x, row) y = Relu(i)", "float[N,C,4,5] x", 18),
+    ("i = Add(x, wide) y = Relu(i)", X, 18),
+    ("i = Sub(zero, x) y = Relu(i)", X, 18),
+    ("i = Div(one, x) y = Relu(i)", X, 18),
+    ("i = Mul(x, zero) y = Relu(i)", X, 18),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("body", "inputs", "opset"), KEPT)
+def test_kept(body: str, inputs: str, opset: int) -> None:
+    outputs = "float[2,3,4,5] y" if ", z)" in body else "float[] y"
+    outputs += ", bool[] s" if "Not" in body else ""
+    kept = model(body, inputs, outputs, opset)
+    unchanged(kept, PASS)
+
+
+def test_integer_arithmetic() -> None:
+    body = "a = Add(x, izero) b = Mul(ione, a) c = Div(b, ione) y = Neg(c)"
+    folds(model(body, "int64[N] x", "int64[] y"), PASS, ops={"Neg": 1})
+
+
+def test_cast_like_becomes_cast() -> None:
+    result = folds(
+        model("i = CastLike(x, like) y = Neg(i)", X, "float16[] y"), PASS, ops={"Cast": 1, "Neg": 1}
+    )
+    assert result.after.graph.node[0].op_type == "Cast"
+
+
+def test_transposes_become_one() -> None:
+    body = "a = Transpose<perm=[0,2,3,1]>(x) i = Transpose<perm=[0,2,1,3]>(a) y = Relu(i)"
+    folds(model(body), PASS, ops={"Transpose": 1, "Relu": 1})
+
+
+def test_a_transpose_with_another_reader_stays() -> None:
+    body = "a = Transpose<perm=[0,2,3,1]>(x) y = Transpose<perm=[0,2,1,3]>(a) t = Relu(a)"
+    unchanged(model(body, outputs="float[] y, float[] t"), PASS)
+
+
+def test_two_outputs_of_one_value_keep_their_names() -> None:
+    body = "a = Relu(x) y = Identity(a) t = Identity(a)"
+    result = run(model(body, outputs="float[] y, float[] t"), PASS)
+    assert result.ops == {"Relu": 1, "Identity": 1}
+    folds(model(body, outputs="float[] y, float[] t"), PASS, ops=result.ops)
+
+
+def test_identity_of_a_captured_value_as_output_of_a_body() -> None:
+    text = (
+        "g (float[N,3,H,W] x, bool f) => (float[N,3,H,W] y) { a = Relu(x)"
+        " y = If(f) <then_branch = t () => (float[] z) { z = Identity(a) },"
+        " else_branch = e () => (float[] o) { i = Identity(x) o = Neg(i) }> }"
+    )
+    feeds = [{"x": integers("x", 2, 3, 4, 5), "f": np.array(f)} for f in (True, False)]
+    folds(parse(text), PASS, ops={"Relu": 1, "If": 1, "Identity": 1, "Neg": 1}, feeds=feeds)
+
+
+def test_symbols_that_inference_makes_up_are_not_compared() -> None:
+    """Two unknown extents must not look equal because two runs of inference number them alike."""
+    body = (
+        "k = NonZero(x) s = Shape(m) h = Reshape(m, s)"
+        " q = Cast<to=1>(k) e = Reshape(q, z) y = Relu(e) t = Relu(h)"
+    )
+    unclear = parse(
+        f"g (float[a,b] x, float[2,3] m, int64[2] z) => (float[c,d] y, float[2,3] t) {{ {body} }}"
+    )
+    result = run(unclear)
+    assert result.ops["Reshape"] == 1
