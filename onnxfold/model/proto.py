@@ -181,9 +181,9 @@ def _restore_written_form(graph: ir.Graph, target: onnx.GraphProto) -> None:
     # onnx_ir describes every initializer in value_info, and no input or output.
     redundant = graph.initializers.keys() - set(form.described)
     infos = {info.name: info for info in target.value_info if info.name not in redundant}
-    for value in (*target.input, *target.output):
-        if value.name in form.described:
-            infos.setdefault(value.name, value)
+    for info in (*target.input, *target.output):
+        if info.name in form.described:
+            infos.setdefault(info.name, info)
     _rewrite(target.value_info, infos, form.described)
     annotations = {item.tensor_name: item for item in target.quantization_annotation}
     _rewrite(target.quantization_annotation, annotations, form.annotated)
