@@ -1,8 +1,8 @@
 """The errors a user can meet, each with one sentence, a hint and an exit code.
 
 Everything that onnxfold raises on purpose is an `OnnxfoldError`. The command line prints
-`error: <message>`, a blank line and `hint: <hint>`, and exits with `exit_code`; anything else that
-escapes is a bug in onnxfold (exit code 70).
+`error: <message>` and `hint: <hint>`, and exits with `exit_code`; anything else that escapes is a
+bug in onnxfold (exit code 70).
 """
 
 from typing import ClassVar

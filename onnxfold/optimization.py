@@ -13,11 +13,11 @@ import onnx
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from onnxfold.cost.summary import ModelSummary, summarize
+from onnxfold.cost.summary import summarize
 from onnxfold.errors import CannotRunError, CannotWriteError, NotEqualError
 from onnxfold.ir.checks import structural_problem
 from onnxfold.ir.interface import pin_input_shapes
-from onnxfold.ir.shapes import infer_shapes, skeleton_proto
+from onnxfold.ir.shapes import has_all_shapes, infer_shapes, skeleton_proto
 from onnxfold.model import LoadedModel, check_target, load, staged, to_proto
 from onnxfold.model.collector import garbage_collection_paused
 from onnxfold.pipeline.blame import first_bad, first_meddler
@@ -149,18 +149,20 @@ class _Optimizer:
         self._data = data
         self._progress = progress
         self._resources = resources
+        self._spilled = resources.enter_context(ExitStack())
         progress("reading the model")
-        self._loaded: LoadedModel | None = self._load(source)
+        self._loaded: LoadedModel | None
+        self._loaded, skeleton = self._load(source)
         self._source: Source = self._loaded.source
         self._is_heavy = _is_heavy(self._loaded)
-        self._was_valid = self._problem(self._loaded.model) is None
+        self._was_valid = structural_problem(skeleton) is None
         self._blocked: frozenset[RewriteKey] = frozenset()
         self._broken: list[Failure] = []
         self._folder: Path | None = None
         self._verifier: Verifier | None = None
 
     def run(self) -> Optimization:
-        before = self._summary(self._fresh(keep=True).model)
+        before = summarize(self._fresh(keep=True).model, self._options.input_shapes)
         notes = self._notes()
         if self._options.verify:
             self._verifier = self._make_verifier()
@@ -169,8 +171,8 @@ class _Optimizer:
         while True:
             result = self._finished_run()
             problem = self._problem(result.model)
-            after = self._summary(result.model)
-            wrong, verdict = self._write_if_right(result.model, problem)
+            after = summarize(result.model, self._options.input_shapes)
+            wrong, verdict = self._written(result.model) if problem is None else (problem, None)
             if wrong is None:
                 break
             if len(rolled_back) == _MAX_ROLLBACKS:
@@ -204,27 +206,29 @@ class _Optimizer:
             return model
         return load(self._output, keep_overridable=self._options.keep_overridable).model
 
-    def _load(self, source: Source) -> LoadedModel:
+    def _load(self, source: Source) -> tuple[LoadedModel, onnx.ModelProto]:
+        """The model with its shapes inferred, and its skeleton, from which they were."""
         loaded = load(source, keep_overridable=self._options.keep_overridable)
         pin_input_shapes(loaded.model, self._options.input_shapes)
-        return loaded
+        skeleton = skeleton_proto(loaded.model)
+        infer_shapes(loaded.model, skeleton)
+        return loaded, skeleton
 
     def _fresh(self, *, keep: bool = False) -> LoadedModel:
         """The model as it came. A pipeline rewrites it in place, so it is read again each time."""
         if self._loaded is None:
             gc.collect()
-        loaded = self._loaded or self._load(self._source)
+        loaded = self._loaded or self._load(self._source)[0]
         self._loaded = loaded if keep else None
         return loaded
 
     def _problem(self, model: ir.Model) -> str | None:
-        """What is structurally wrong with a model; on the way its shapes are inferred."""
+        """What a valid model has become invalid by; on the way missing shapes are inferred."""
         skeleton = skeleton_proto(model)
-        infer_shapes(model, skeleton)
-        return structural_problem(skeleton)
-
-    def _summary(self, model: ir.Model) -> ModelSummary:
-        return summarize(model, self._options.input_shapes)
+        if not has_all_shapes(model):
+            infer_shapes(model, skeleton)
+        problem = structural_problem(skeleton) if self._was_valid else None
+        return problem and f"the ONNX checker refuses it: {problem}"
 
     def _notes(self) -> tuple[str, ...]:
         loaded = self._fresh(keep=True)
@@ -283,12 +287,16 @@ class _Optimizer:
     def _store(self) -> TensorStore:
         if self._output is None or not self._is_heavy:
             return MemoryStore()  # what is returned must last
+        self._spilled.close()  # what an earlier run left there is of no use any more
         with _room_wanted():
-            return self._resources.enter_context(SpillStore())
+            return self._spilled.enter_context(SpillStore())
 
     def _pipeline(self, limit: int | None) -> PipelineRun:
         model = self._fresh().model
-        return self._manager.run(model, Ledger(limit, self._blocked), self._store(), self._progress)
+        ledger = Ledger(limit, self._blocked)
+        return self._manager.run(
+            model, ledger, self._store(), self._progress, shapes_are_inferred=True
+        )
 
     def _finished_run(self) -> PipelineRun:
         """A run in which no pass left off half-way; those that do are taken out whole."""
@@ -302,12 +310,8 @@ class _Optimizer:
         self._broken += [failure for failure in failures if failure.pass_name in names]
         self._manager = self._manager.without(names)
 
-    def _write_if_right(
-        self, model: ir.Model, problem: str | None
-    ) -> tuple[str | None, Verdict | None]:
+    def _written(self, model: ir.Model) -> tuple[str | None, Verdict | None]:
         """What is wrong with the result, or None after it was written; and the verdict."""
-        if self._was_valid and problem is not None:
-            return f"the ONNX checker refuses it: {problem}", None
         if self._output is None:
             verdict = self._verdict(model)
             return _wrong(verdict), verdict
@@ -334,28 +338,24 @@ class _Optimizer:
 
     def _flaw(self, model: ir.Model) -> str | None:
         """What is wrong with a model that is only looked at; None when it is right."""
-        problem = self._problem(model) if self._was_valid else None
-        return problem or _wrong(self._verdict(model, stop_early=True))
+        return self._problem(model) or _wrong(self._verdict(model, stop_early=True))
 
     def _blame(self, result: PipelineRun, wrong: str, sound: int | None) -> RolledBack | None:
-        """Find the one rewrite that makes the model wrong.
+        """The one rewrite that makes the model `wrong`, or None when a whole pass did and is gone.
 
-        Args:
-            result: A run whose result is wrong.
-            wrong: In which way.
-            sound: So many of its first rewrites are known to be right, if any search was made.
-
-        Returns:
-            The rewrite; None when a pass that edits without the rewriter was found, and dropped.
+        So many of the first rewrites of `result` are known to be `sound`, if any search was made.
         """
+        applied = tuple(result.ledger.applied)
+        flaws: dict[int, str | None] = {len(applied): wrong}
 
         def is_good(limit: int) -> bool:
             self._progress(f"looking for the rewrite to blame: {limit} rewrites")
-            return self._flaw(self._pipeline(limit).model) is None
+            flaws[limit] = self._flaw(self._pipeline(limit).model)
+            return flaws[limit] is None
 
-        applied = tuple(result.ledger.applied)
         if applied and (sound is not None or is_good(0)):
-            return RolledBack(first_bad(applied, is_good, sound), wrong)
+            found = first_bad(applied, is_good, sound)
+            return RolledBack(found, flaws[found.number] or wrong)
         if not self._manager.passes or self._flaw(self._fresh().model) is not None:
             raise NotEqualError(
                 f"the model does not survive being read and written: {wrong}",

@@ -1,6 +1,7 @@
 """Round once, at the end, to the model's dtype; refuse what does not survive it."""
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -97,7 +98,11 @@ def unit_roundoff(dtype: npt.DTypeLike) -> float:
 
     A hair is added because a cast may round twice on its way (float64 to float32 to bfloat16).
     """
-    target = np.dtype(dtype)
+    return _unit_roundoff(np.dtype(dtype))
+
+
+@cache
+def _unit_roundoff(target: np.dtype[Any]) -> float:
     bits = 1
     while bits < 53 and float(np.asarray(1.0 + 2.0**-bits).astype(target)) != 1.0:
         bits += 1

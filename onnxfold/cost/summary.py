@@ -11,10 +11,13 @@ import onnx_ir as ir
 
 from onnxfold.ir.constants import FLOAT_TYPES
 from onnxfold.ir.graph import int_attribute, is_op
-from onnxfold.ir.shapes import skeleton_proto
+from onnxfold.ir.shapes import skeleton_proto, tensor_extents
 
 STAND_IN_EXTENT = 224
 """What a dynamic extent of an input counts as, unless it is told; the batch counts as 1."""
+
+_SIZED = frozenset(ir.DataType) - {ir.DataType.STRING, ir.DataType.UNDEFINED}
+"""The types whose elements have a fixed size."""
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -59,11 +62,13 @@ def summarize(model: ir.Model, shapes: Shapes | None = None) -> ModelSummary:
             `STAND_IN_EXTENT` and the batch as 1.
     """
     at_shapes = _input_shapes(model, shapes or {})
-    tensors = list(_tensors(model))
+    sizes = [(t.dtype, math.prod(tensor_extents(t))) for t in _tensors(model)]
     return ModelSummary(
         nodes=Counter(node.op_type for node in model.graph.all_nodes()),
-        parameters=sum(t.size for t in tensors if t.dtype in FLOAT_TYPES),
-        weight_bytes=sum(t.nbytes for t in tensors),
+        parameters=sum(size for dtype, size in sizes if dtype in FLOAT_TYPES),
+        weight_bytes=sum(
+            math.ceil(dtype.itemsize * size) for dtype, size in sizes if dtype in _SIZED
+        ),
         multiply_adds=_multiply_adds(model, at_shapes),
         at_shapes=at_shapes,
     )

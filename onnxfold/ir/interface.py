@@ -64,14 +64,15 @@ def _bind(value: ir.Value, shape: tuple[int, ...], bindings: dict[str, int]) -> 
             f"input '{value.name}' has {len(declared)} axes, and {text} has {len(shape)}",
             f"its declared shape is {declared}",
         )
-    for extent, wanted in zip(declared, shape, strict=True):
+    for axis, (extent, wanted) in enumerate(zip(declared, shape, strict=True)):
         if isinstance(extent, int):
             known = extent
         else:
             known = wanted if extent.value is None else bindings.setdefault(extent.value, wanted)
         if known != wanted:
             raise BadOptionError(
-                f"input '{value.name}' cannot have shape {text}: {extent} is {known} there",
+                f"input '{value.name}' cannot have shape {text}: "
+                f"{f'axis {axis}' if isinstance(extent, int) else extent} is {known}",
                 f"its declared shape is {declared}",
             )
 

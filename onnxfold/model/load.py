@@ -4,7 +4,6 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-import networkx as nx
 import onnx
 import onnx_ir as ir
 from google.protobuf.message import EncodeError
@@ -144,6 +143,8 @@ def _sort(model: ir.Model, label: str) -> None:
 
 def _cycle(nodes: ir.Graph | ir.Function) -> str:
     """Which nodes form a cycle, as the end of a sentence; empty when it runs through subgraphs."""
+    import networkx as nx  # slow to import, and only a broken model needs it
+
     reads = nx.DiGraph()
     reads.add_nodes_from(nodes)  # so that the cycle is told from its first node on
     for node in nodes:

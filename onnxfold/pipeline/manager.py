@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from onnxfold.ir.graph import stamp_opset_versions
-from onnxfold.ir.shapes import has_all_shapes, infer_shapes
+from onnxfold.ir.shapes import infer_shapes
 from onnxfold.pipeline.passes import ConfiguredPass, ModelPass, Pass, RulePass, configured
 from onnxfold.rewrite.ledger import Failure, Ledger
 from onnxfold.rewrite.rewriter import Rewriter
@@ -66,6 +66,8 @@ class PassManager:
         ledger: Ledger | None = None,
         store: TensorStore | None = None,
         progress: Callable[[str], None] | None = None,
+        *,
+        shapes_are_inferred: bool = False,
     ) -> PipelineRun:
         """Run every pass once, in order.
 
@@ -78,9 +80,11 @@ class PassManager:
             ledger: Numbers the rewrites; a fresh one without limit when None.
             store: Where new constants are kept; in memory when None.
             progress: Called with the name of each pass before it runs.
+            shapes_are_inferred: The caller did so already; what a file says about the shapes of
+                interior values may be wrong, and is not believed.
         """
         ledger = Ledger() if ledger is None else ledger
-        if not has_all_shapes(model):
+        if not shapes_are_inferred:
             infer_shapes(model)
         stamp_opset_versions(model)
         rewriter = Rewriter(model, ledger, MemoryStore() if store is None else store)

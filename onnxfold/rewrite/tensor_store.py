@@ -3,7 +3,7 @@
 import os
 import tempfile
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, Self
 
 import numpy as np
 import onnx_ir as ir
@@ -59,7 +59,7 @@ class SpillStore:
             base_dir=self._folder.name,
         )
 
-    def __enter__(self) -> "SpillStore":
+    def __enter__(self) -> Self:
         """The store itself."""
         return self
 
