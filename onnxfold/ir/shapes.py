@@ -2,8 +2,11 @@
 
 from collections.abc import Set as AbstractSet
 
+import numpy as np
 import onnx
 import onnx_ir as ir
+
+from onnxfold.ir.constants import constant_tensor
 
 _SMALL_BYTES = 1024
 """Initializers up to this size keep their data for inference: they may be shapes or axes."""
@@ -80,7 +83,15 @@ def skeleton_proto(model: ir.Model) -> onnx.ModelProto:
         proto.opset_import.add(domain=domain, version=version)
     graph = proto.graph
     graph.name = model.graph.name or "graph"
-    graph.node.extend(ir.serde.serialize_node(node) for node in model.graph)
+    for node in model.graph:
+        joined = _joined_constants(node)
+        if joined is None:
+            graph.node.append(ir.serde.serialize_node(node))
+        else:
+            graph.initializer.append(joined)
+            graph.value_info.append(
+                onnx.helper.make_tensor_value_info(joined.name, joined.data_type, joined.dims)
+            )
     inputs = set(model.graph.inputs)
     graph.input.extend(ir.serde.serialize_value(value) for value in model.graph.inputs)
     graph.output.extend(ir.serde.serialize_value(value) for value in model.graph.outputs)
@@ -97,6 +108,23 @@ def skeleton_proto(model: ir.Model) -> onnx.ModelProto:
             )
         )
     return proto
+
+
+def _joined_constants(node: ir.Node) -> onnx.TensorProto | None:
+    """A Concat of small constants as a constant.
+
+    Exporters write the scales of a Resize so, and inference, which follows integers only, would
+    lose every shape behind it.
+    """
+    if node.domain != "" or node.op_type != "Concat" or node.outputs[0].is_graph_output():
+        return None
+    tensors = [constant_tensor(value) for value in node.inputs]
+    small = [t for t in tensors if t is not None and t.nbytes <= _SMALL_BYTES and len(t.shape) == 1]
+    if len(small) != len(tensors) or len({t.dtype for t in small}) != 1:
+        return None
+    array = np.concatenate([t.numpy() for t in small])
+    joined = ir.Tensor(array, dtype=small[0].dtype, name=node.outputs[0].name)
+    return ir.serde.serialize_tensor(joined)
 
 
 def _in_message(tensor: ir.TensorProtocol) -> onnx.TensorProto:
