@@ -3,9 +3,8 @@
 import os
 import tempfile
 from pathlib import Path
-from typing import Protocol, Self
+from typing import Any, Protocol, Self
 
-import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
@@ -16,7 +15,7 @@ _SPILL_BYTES = 1 << 16
 class TensorStore(Protocol):
     """Turns an array into a tensor that a graph can hold."""
 
-    def keep(self, array: NDArray[np.generic], dtype: ir.DataType) -> ir.TensorProtocol:
+    def keep(self, array: NDArray[Any], dtype: ir.DataType) -> ir.TensorProtocol:
         """The tensor with these numbers."""
         ...
 
@@ -24,7 +23,7 @@ class TensorStore(Protocol):
 class MemoryStore:
     """Keeps every constant in memory: right for models that fit there anyway."""
 
-    def keep(self, array: NDArray[np.generic], dtype: ir.DataType) -> ir.TensorProtocol:
+    def keep(self, array: NDArray[Any], dtype: ir.DataType) -> ir.TensorProtocol:
         """The tensor with these numbers, sharing the memory of `array`."""
         return ir.Tensor(array, dtype=dtype)
 
@@ -40,7 +39,7 @@ class SpillStore:
         self._folder = tempfile.TemporaryDirectory(prefix="onnxfold-")
         self._file = (Path(self._folder.name) / "constants").open("wb")
 
-    def keep(self, array: NDArray[np.generic], dtype: ir.DataType) -> ir.TensorProtocol:
+    def keep(self, array: NDArray[Any], dtype: ir.DataType) -> ir.TensorProtocol:
         """The tensor with these numbers, on disk when it is large."""
         if array.nbytes < _SPILL_BYTES:
             return ir.Tensor(array, dtype=dtype)

@@ -178,7 +178,7 @@ def test_rounding_stays_within_the_bound_of_a_dot_product() -> None:
 
 
 def _reference(model: onnx.ModelProto, x: np.ndarray) -> list[np.ndarray]:
-    return list(ReferenceEvaluator(model).run(None, {"x": x}))
+    return [np.asarray(y) for y in ReferenceEvaluator(model).run(None, {"x": x})]
 
 
 def _options(
