@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from onnxfold.ir.graph import is_op, producer
+from onnxfold.ir.graph import is_op, producer, reader_count
 from onnxfold.linear.affine import ARITHMETIC
 from onnxfold.linear.reading import SUM_OPS, WINDOW_OPS
 
@@ -46,7 +46,12 @@ def paths_above(node: ir.Node, inlined: frozenset[str], *, composed: bool) -> Pa
         if inner is None or inner.graph is not node.graph or not is_op(inner, *inlined):
             continue
         is_window = is_op(inner, *WINDOW_OPS)
-        if behind and not composed and (is_window or (is_op(inner, *SUM_OPS) and _is_sum(inner))):
+        is_sum = is_op(inner, *SUM_OPS) and _is_sum(inner)
+        if behind and not composed and (is_window or is_sum):
+            continue
+        if is_sum and reader_count(value) > reads[value]:
+            # Others need the sum: to add its parts up again gains nothing. A residual trunk is one
+            # such sum after another, and would be walked from every block to its beginning.
             continue
         above[value] = list(operands(inner))
         reads.update(above[value])

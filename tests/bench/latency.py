@@ -50,9 +50,22 @@ def _openvino_runner(path: Path, feed: Feed, threads: int) -> Runner:
 _RUNNERS = {"ort": _ort_runner, "openvino": _openvino_runner}
 
 
-def _variants(name: str, folder: Path) -> dict[str, Path]:
+def _model_and_feed(name: str) -> tuple[onnx.ModelProto, Feed]:
+    """A model of the zoo by its name, or a file; open axes of a file count as 1."""
+    if not name.endswith(".onnx"):
+        return zoo.load(name), zoo.feeds(name)
+    model = onnx.load(name)
+    generator = np.random.default_rng(0)
+    feed: dict[str, NDArray[np.float32]] = {}
+    for info in model.graph.input:
+        shape = [dim.dim_value or 1 for dim in info.type.tensor_type.shape.dim]
+        feed[info.name] = generator.standard_normal(shape).astype(np.float32)
+    return model, feed
+
+
+def _variants(model: onnx.ModelProto, folder: Path) -> dict[str, Path]:
     source = folder / "input.onnx"
-    onnx.save(zoo.load(name), source)
+    onnx.save(model, source)
     paths = {"input": source, "onnxfold": folder / "onnxfold.onnx"}
     optimize(source, paths["onnxfold"], options=OptimizeOptions(verify=False))
     for peer in ("onnxsim", "onnxslim"):
@@ -98,8 +111,8 @@ def main() -> None:
     arguments = parser.parse_args()
     for name in arguments.names or zoo.names("script"):
         with tempfile.TemporaryDirectory() as folder:
-            paths = _variants(name, Path(folder))
-            feed = zoo.feeds(name)
+            model, feed = _model_and_feed(name)
+            paths = _variants(model, Path(folder))
             for runtime in arguments.runtime.split(","):
                 line = measure(paths, feed, runtime, arguments.rounds, arguments.threads)
                 print(f"{name:36} {runtime:9} {line}", flush=True)
