@@ -1,6 +1,8 @@
 """The command group. Commands are imported when they are called, so that `--help` is quick."""
 
+import atexit
 import difflib
+import gc
 import importlib
 import importlib.metadata
 import os
@@ -59,6 +61,8 @@ class _Group(click.Group):
         """Run a command; in standalone mode, exit with the code that the README lists."""
         if not standalone_mode:
             return super().main(args, prog_name, complete_var, standalone_mode=False, **extra)
+        # The interpreter searches all objects for cycles on its way out, and a graph is one.
+        atexit.register(gc.freeze)
         try:
             code = super().main(args, prog_name, complete_var, standalone_mode=False, **extra)
         except Exception as error:
