@@ -76,6 +76,12 @@ def _variants(model: onnx.ModelProto, folder: Path) -> dict[str, Path]:
     return paths
 
 
+def _counts(path: Path) -> str:
+    nodes = [node.op_type for node in onnx.load(path, load_external_data=False).graph.node]
+    kinds = ("Conv", "BatchNormalization", "Add")
+    return ", ".join([f"nodes {len(nodes)}", *(f"{kind} {nodes.count(kind)}" for kind in kinds)])
+
+
 def _run_peer(command: list[str]) -> bool:
     return subprocess.run(command, capture_output=True, check=False).returncode == 0
 
@@ -113,6 +119,8 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             model, feed = _model_and_feed(name)
             paths = _variants(model, Path(folder))
+            for label in ("input", "onnxfold"):
+                print(f"{name:36} {label:9} {_counts(paths[label])}")
             for runtime in arguments.runtime.split(","):
                 line = measure(paths, feed, runtime, arguments.rounds, arguments.threads)
                 print(f"{name:36} {runtime:9} {line}", flush=True)
