@@ -4,6 +4,7 @@ from onnxfold.passes import (
     drop_dead,
     drop_identities,
     fold_constants,
+    fold_data,
     fuse_bn,
     fuse_pad,
     merge_branches,
@@ -18,6 +19,7 @@ DEFAULT: tuple[Pass, ...] = (
     fold_constants.PASS,  # weights and shapes become visible as constants
     drop_identities.PASS,  # known shapes show which reshapes do nothing
     fuse_pad.PASS,  # before fuse_bn, because explicit pads decide what may move
+    fold_data.PASS,  # before fuse_bn, whose constants may then reach the first convolution
     fuse_bn.PASS,  # folds what the passes above brought together
     merge_branches.PASS,  # after fuse_bn, so that a branch is one kernel and its cost is plain
     share_duplicates.PASS,  # after folding, which makes a constant of its own for every fold

@@ -62,7 +62,11 @@ def test_every_reason_in_the_sources_is_provoked() -> None:
 
 def _expected_of_regions() -> list[str]:
     """The reasons, or parts of them, that the tests of the region engine expect."""
-    files = (_ROOT / "tests/passes/test_merge_branches.py", _ROOT / "tests/linear/test_reading.py")
+    files = (
+        _ROOT / "tests/passes/test_merge_branches.py",
+        _ROOT / "tests/passes/test_fold_data.py",
+        _ROOT / "tests/linear/test_reading.py",
+    )
     trees = [ast.parse(file.read_text(encoding="utf-8")) for file in files]
     return [
         node.value

@@ -1,0 +1,168 @@
+"""fold_data: a space-to-depth in front of a convolution goes into its kernel."""
+
+import numpy as np
+import onnx
+import pytest
+
+from onnxfold.linear.tracing import rearrangement_of
+from onnxfold.model import load
+from onnxfold.pipeline.manager import PassManager
+from tests.toolkit import batch_norm, folds, integers, parse, rewritten, unchanged
+
+_ORDERS = {
+    # Which axis of (C, H/b, b, W/b, b) each of the output's (…, H/b, W/b) is.
+    "DCR": (0, 3, 5, 1, 2, 4),
+    "CRD": (0, 1, 3, 5, 2, 4),
+    "columns first": (0, 5, 3, 1, 2, 4),
+}
+
+
+def stem(
+    order: str, block: int, conv: str = "Conv(s, w)", size: int = 16, channels: int = 3,
+    kernel: int = 1, group: int = 1, inputs: str | None = None, outputs: str = "float[] y",
+) -> onnx.ModelProto:  # fmt: skip
+    """A space-to-depth written as Reshape, Transpose and Reshape, and a convolution behind it."""
+    small, folded = size // block, channels * block * block
+    weights: dict[str, np.ndarray] = {
+        "split": np.array([0, channels, small, block, small, block], np.int64),
+        "join": np.array([0, folded, small, small], np.int64),
+        "w": integers("w", 6, folded // group, kernel, kernel),
+        "b": integers("b", 6),
+    }
+    permutation = ",".join(map(str, _ORDERS[order]))
+    given = inputs or f"float[N,{channels},{size},{size}] x"
+    return parse(
+        f"g ({given}) => ({outputs}) {{ r = Reshape(x, split)"
+        f" t = Transpose<perm=[{permutation}]>(r) s = Reshape(t, join) y = {conv} }}",
+        {name: array for name, array in weights.items() if name != "b" or ", b)" in conv},
+    )
+
+
+@pytest.mark.parametrize("order", _ORDERS)
+@pytest.mark.parametrize("block", [2, 4, 8])
+def test_any_order_of_phases_and_any_fold_factor(order: str, block: int) -> None:
+    after = folds(stem(order, block), "fold_data", ops={"Conv": 1}).after
+    (node,) = after.graph.node
+    attributes = {each.name: list(each.ints) for each in node.attribute}
+    assert attributes["strides"] == [block, block]
+    assert attributes["kernel_shape"] == [block, block]
+
+
+@pytest.mark.parametrize("conv", [
+    "Conv<pads=[1,1,1,1]>(s, w, b)",
+    "Conv<pads=[0,1,1,0]>(s, w, b)",
+    "Conv<strides=[2,2], pads=[1,1,1,1]>(s, w)",
+    "Conv<strides=[2,1], pads=[1,0,1,2]>(s, w, b)",
+])  # fmt: skip
+@pytest.mark.parametrize("order", ["DCR", "CRD"])
+def test_pads_and_strides(conv: str, order: str) -> None:
+    folds(stem(order, 2, conv, kernel=3), "fold_data", ops={"Conv": 1})
+
+
+def test_odd_extents_behind_the_fold() -> None:
+    conv = "Conv<strides=[2,2], pads=[1,1,1,1]>(s, w)"
+    folds(stem("CRD", 2, conv, size=10, kernel=3), "fold_data", ops={"Conv": 1})
+
+
+def test_space_to_depth() -> None:
+    model = parse(
+        "g (float[N,3,12,8] x) => (float[] y)"
+        " { s = SpaceToDepth<blocksize=2>(x) y = Conv<pads=[1,1,1,1]>(s, w) }",
+        {"w": integers("w", 5, 12, 3, 3)},
+    )
+    folds(model, "fold_data", ops={"Conv": 1})
+
+
+def test_a_shuffle_of_channels() -> None:
+    model = parse(
+        "g (float[N,6,5,7] x) => (float[] y) { r = Reshape(x, split)"
+        " t = Transpose<perm=[0,2,1,3,4]>(r) s = Reshape(t, join) y = Conv(s, w) }",
+        {
+            "split": np.array([0, 2, 3, 5, 7], np.int64),
+            "join": np.array([0, 6, 5, 7], np.int64),
+            "w": integers("w", 5, 6, 3, 3),
+        },
+    )
+    folds(model, "fold_data", ops={"Conv": 1})
+
+
+def test_the_normalization_in_front_follows() -> None:
+    model = parse(
+        "g (float[N,3,8,8] x) => (float[] y) { m = Sub(x, mean) d = Div(m, std)"
+        " s = SpaceToDepth<blocksize=2>(d) c = Conv(s, w)"
+        " y = BatchNormalization<epsilon=0.0>(c, g, b, m2, v) }".replace("m2", "m_"),
+        {
+            "mean": integers("mean", 1, 3, 1, 1),
+            "std": np.array([2, 4, 0.5], np.float32).reshape(1, 3, 1, 1),
+            "w": integers("w", 4, 12, 1, 1),
+            **{("m_" if name == "m" else name): a for name, a in batch_norm(4).items()},
+        },
+    )
+    folds(model, ops={"Conv": 1})
+
+
+@pytest.mark.parametrize(("model", "reason"), [
+    (
+        stem("DCR", 2, outputs="float[] y, float[] s"),
+        "the rearranged tensor has another reader",
+    ),
+    (
+        stem("DCR", 2, "Conv<dilations=[2,2], pads=[2,2,2,2]>(s, w)", kernel=3),
+        "the folded kernel would have more weights than before",
+    ),
+    (
+        stem("DCR", 2, "Conv<group=6>(s, w)", group=6, channels=6),
+        "the folded kernel would have more weights than before",
+    ),
+])  # fmt: skip
+def test_refusals(model: onnx.ModelProto, reason: str) -> None:
+    unchanged(model, "fold_data", reason=reason)
+
+
+@pytest.mark.parametrize("body", [
+    # The rows of the blocks end up in the columns: no convolution.
+    "r = Reshape(x, split) t = Transpose<perm=[0,1,3,5,4,2]>(r) s = Reshape(t, join)",
+    # Nothing moves, but elements of different channels become neighbours.
+    "s = Reshape(x, join)",
+])  # fmt: skip
+def test_what_is_no_convolution_is_left_alone(body: str) -> None:
+    model = parse(
+        f"g (float[N,3,8,8] x) => (float[] y) {{ {body} y = Conv(s, w) }}",
+        {
+            "split": np.array([0, 3, 4, 2, 4, 2], np.int64),
+            "join": np.array([0, 12, 4, 4], np.int64),
+            "w": integers("w", 4, 12, 1, 1),
+        },
+    )
+    unchanged(model, "fold_data")
+
+
+def test_a_transpose_that_moves_the_batch_is_not_followed() -> None:
+    model = parse(
+        "g (float[4,4,6,6] x) => (float[] y) { s = Transpose<perm=[1,0,2,3]>(x) y = Conv(s, w) }",
+        {"w": integers("w", 4, 4, 1, 1)},
+    )
+    unchanged(model, "fold_data")
+
+
+def test_dynamic_extents_are_left_alone() -> None:
+    model = parse(
+        "g (float[N,3,H,W] x) => (float[] y) { s = SpaceToDepth<blocksize=2>(x) y = Conv(s, w) }",
+        {"w": integers("w", 4, 12, 1, 1)},
+    )
+    after, ledger = rewritten(model, ["fold_data"])
+    assert not ledger.applied
+    assert len(after.graph.node) == 2
+
+
+@pytest.mark.parametrize("mode", ["DCR", "CRD"])
+def test_depth_to_space_is_traced_as_upsampling(mode: str) -> None:
+    model = parse(
+        "g (float[N,12,4,5] x) => (float[] y)"
+        f' {{ y = DepthToSpace<blocksize=2, mode="{mode}">(x) }}',
+        {},
+    )
+    graph = PassManager([]).run(load(model).model).model.graph
+    found = rearrangement_of(graph[0])
+    assert found is not None
+    assert (found.conv_map.up, found.conv_map.stride) == ((2, 2), (1, 1))
