@@ -8,8 +8,8 @@ What it does:
 When it applies:
     The node is deterministic and its result is no larger than `max_bytes`, or than its inputs.
 When it refuses:
-    Results that would make the file grow; quantization of constants, which backends want to see;
-    control flow; operators that the runtime does not have.
+    Results that would make the file grow; integer division by what may be zero; quantization of
+    constants, which backends want to see; control flow; operators that the runtime does not have.
 Exactness:
     exact: the runtime computes the same numbers as it would in the model.
 Example:
@@ -25,7 +25,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxfold.interop.evaluate import evaluate
-from onnxfold.ir.constants import constant_tensor, is_constant
+from onnxfold.ir.constants import FLOAT_TYPES, constant_array, constant_tensor, is_constant
 from onnxfold.ir.graph import describe, int_attribute, is_op, subgraphs
 from onnxfold.ir.shape_values import shape_values
 from onnxfold.ir.shapes import infer_shapes, static_shape
@@ -134,7 +134,7 @@ def _computable(
         inputs = [value for value in node.inputs if value is not None]
         if not all(value in found or is_constant(value) for value in inputs):
             continue
-        if (reason := _too_large(node, inputs, options)) is not None:
+        if (reason := _hazard(node) or _too_large(node, inputs, options)) is not None:
             rejection = Rejection(
                 "fold_constants", "computed", describe(node), node.op_type, reason
             )
@@ -148,6 +148,16 @@ def _may_run(node: ir.Node) -> bool:
     if node.domain != "" or is_op(node, *_KEPT) or any(True for _ in subgraphs(node)):
         return False
     return bool(node.outputs) and not int_attribute(node, "training_mode", 0)
+
+
+def _hazard(node: ir.Node) -> str | None:
+    """Whether running the node may end this process: integer division traps in the processor."""
+    if not is_op(node, "Div", "Mod") or node.outputs[0].dtype in FLOAT_TYPES:
+        return None
+    divisor = constant_array(node.inputs[1])
+    if divisor is not None and np.greater(divisor, 0).all():
+        return None
+    return "an integer division whose divisor is not known to be positive may stop the runtime"
 
 
 def _too_large(

@@ -86,4 +86,12 @@ FOLD = [
         inputs="float[1] x",
         valid=False,
     ),
+    case(
+        "an integer division whose divisor is not known to be positive may stop the runtime",
+        "q = Div(k, d) f = Cast<to=1>(q) y = Add(f, x)",
+        {"k": np.full((9, 9), -(2**63)), "d": np.full((9, 9), -1, np.int64)},
+        step="fold_constants",
+        inputs="float[1] x",
+        valid=False,  # the runtime would be killed by it
+    ),
 ]
