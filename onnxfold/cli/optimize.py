@@ -34,14 +34,7 @@ from onnxfold.optimization import OptimizeOptions, optimize
     help="Prove on this machine that the result computes the same before it is written.",
 )
 @shared.tolerance_options
-@click.option(
-    "--data",
-    "data_files",
-    multiple=True,
-    metavar="FILE.npz",
-    type=click.Path(readable=False),
-    help="Verify with these inputs too: one array for each input, by name; may be repeated.",
-)
+@shared.data_option
 @shared.plugin_option
 @click.option(
     "--rewrite-limit",

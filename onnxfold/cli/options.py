@@ -52,6 +52,14 @@ tolerance_options = _stack(
     click.option("--atol", type=float, help="Allowed absolute error, likewise."),
     click.option("--threads", type=click.IntRange(1), help="Threads of the runtime."),
 )
+data_option = click.option(
+    "--data",
+    "data_files",
+    multiple=True,
+    metavar="FILE.npz",
+    type=click.Path(readable=False),
+    help="Verify with these inputs too: one array for each input, by name; may be repeated.",
+)
 json_option = click.option(
     "--json", "as_json", is_flag=True, help="Print the report as JSON on stdout."
 )

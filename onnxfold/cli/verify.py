@@ -15,14 +15,7 @@ from onnxfold.verify import Verifier, VerifyOptions
 @click.argument("candidate", metavar="B.onnx", type=click.Path(readable=False))
 @shared.shape_option
 @shared.tolerance_options
-@click.option(
-    "--data",
-    "data_files",
-    multiple=True,
-    metavar="FILE.npz",
-    type=click.Path(readable=False),
-    help="Use these inputs too: one array for each input, by name; may be repeated.",
-)
+@shared.data_option
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the feeds.")
 @shared.json_option
 def command(

@@ -15,8 +15,6 @@ from onnxfold.linear.affine import Affine, Array
 from onnxfold.rewrite.builder import Builder
 from onnxfold.rewrite.rule import Reject
 
-HOST_OPS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul", "BatchNormalization"})
-
 
 @dataclass(frozen=True, slots=True)
 class Host:

@@ -5,6 +5,7 @@ two that look alike may order their phases differently. So nothing is recognised
 of element numbers goes through the chain, and where it ends up says what the chain is.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -26,6 +27,9 @@ REARRANGEMENTS = frozenset({"Reshape", "Transpose", "SpaceToDepth", "DepthToSpac
 _MAX_CHAIN = 8
 _MAX_ELEMENTS = 1 << 24
 """A larger image is not followed; its chain stays as it is."""
+
+_MAX_TAPS = 1 << 24
+"""A map with more entries than this is not written out: flattening a whole image has that many."""
 
 Indices = NDArray[np.int64]
 
@@ -142,6 +146,8 @@ def _strided(image: Indices, shape: tuple[int, ...]) -> ConvMap | None:
         strides.append(stride)
     starts = [place[corner].reshape(-1) for place in places]
     taps = [int(start.max()) + 1 for start in starts]
+    if image.shape[0] * shape[0] * math.prod(taps) > _MAX_TAPS:
+        return None
     kernel = np.zeros((image.shape[0], shape[0], *taps))
     kernel[(np.arange(image.shape[0]), channel[corner].reshape(-1), *starts)] = 1.0
     ones = (1,) * len(strides)
@@ -155,6 +161,8 @@ def _upsampled(image: Indices, shape: tuple[int, ...]) -> ConvMap | None:
         extent * factor != out or factor < 1
         for out, extent, factor in zip(image.shape[1:], shape[1:], factors, strict=True)
     ):
+        return None
+    if image.shape[0] * shape[0] * math.prod(factors) > _MAX_TAPS:
         return None
     kernel = np.zeros((image.shape[0], shape[0], *factors))
     place = np.arange(int(np.prod(shape[1:]))).reshape(shape[1:])

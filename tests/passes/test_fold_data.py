@@ -145,6 +145,17 @@ def test_a_transpose_that_moves_the_batch_is_not_followed() -> None:
     unchanged(model, "fold_data")
 
 
+def test_a_whole_image_as_channels_is_left_alone() -> None:
+    """As a convolution that would be one tap for each pair of 262,144 channels and 1024 pixels."""
+    model = parse(
+        "g (float[1,256,32,32] x) => (float[] y) { s = Reshape(x, join) y = Conv(s, w) }",
+        {"join": np.array([1, 262144, 1, 1], np.int64), "w": integers("w", 2, 262144, 1, 1)},
+    )
+    after, ledger = rewritten(model, ["fold_data"])
+    assert not ledger.applied
+    assert len(after.graph.node) == 2
+
+
 def test_dynamic_extents_are_left_alone() -> None:
     model = parse(
         "g (float[N,3,H,W] x) => (float[] y) { s = SpaceToDepth<blocksize=2>(x) y = Conv(s, w) }",
