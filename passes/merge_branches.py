@@ -27,13 +27,16 @@ import onnx_ir as ir
 
 from onnxfold.linear.affine import AFFINE_OPS
 from onnxfold.linear.emit import emit_collapse
-from onnxfold.linear.reading import LINEAR_OPS, SUM_OPS
-from onnxfold.linear.region import Collapse, Steps, collapse, is_inside_larger
+from onnxfold.linear.reading import CHAINED_OPS, COMPUTING_OPS, SUM_OPS, WINDOW_OPS
+from onnxfold.linear.region import Collapse, Steps, collapse
+from onnxfold.linear.roots import is_inside_larger
 from onnxfold.pipeline.passes import NoOptions, RulePass
 from onnxfold.rewrite.builder import Builder
 from onnxfold.rewrite.rule import AnyRule, Reject, Rule
 
-STEPS = Steps(inlined=LINEAR_OPS)
+STEPS = Steps(
+    inlined=COMPUTING_OPS | CHAINED_OPS | {"Concat"}, into_kernels=WINDOW_OPS | CHAINED_OPS
+)
 
 
 def match(node: ir.Node) -> Collapse | Reject | None:
@@ -51,5 +54,5 @@ def rules(_: NoOptions) -> Sequence[AnyRule]:
     return (RULE,)
 
 
-RULE = Rule("sum_of_branches", SUM_OPS | AFFINE_OPS, match, rewrite)
+RULE = Rule("sum_of_branches", SUM_OPS | AFFINE_OPS | {"Concat"}, match, rewrite)
 PASS = RulePass("merge_branches", rules, __doc__ or "")

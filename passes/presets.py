@@ -5,9 +5,13 @@ from onnxfold.passes import (
     drop_identities,
     fold_constants,
     fold_data,
+    fold_linear,
+    fold_skip,
+    fold_upsample,
     fuse_bn,
     fuse_pad,
     merge_branches,
+    merge_sequential,
     share_duplicates,
     simplify,
 )
@@ -22,9 +26,17 @@ DEFAULT: tuple[Pass, ...] = (
     fold_data.PASS,  # before fuse_bn, whose constants may then reach the first convolution
     fuse_bn.PASS,  # folds what the passes above brought together
     merge_branches.PASS,  # after fuse_bn, so that a branch is one kernel and its cost is plain
+    fold_linear.PASS,  # what only gains as a whole; most regions are a single node by now
     share_duplicates.PASS,  # after folding, which makes a constant of its own for every fold
 )
 """What runs when nothing is asked for."""
 
-BUILTIN: tuple[Pass, ...] = (simplify.PASS, *dict.fromkeys(DEFAULT))
+_ON_REQUEST: tuple[Pass, ...] = (
+    simplify.PASS,
+    fold_skip.PASS,  # merge_branches does this and more
+    merge_sequential.PASS,  # the next two are part of fold_linear
+    fold_upsample.PASS,
+)
+
+BUILTIN: tuple[Pass, ...] = (*_ON_REQUEST, *dict.fromkeys(DEFAULT))
 """Every pass of the library, in the order in which it makes sense to run them."""

@@ -9,7 +9,7 @@ from onnxfold.algebra.cost import Footprint
 
 @dataclass(frozen=True, slots=True)
 class CostModel:
-    """A machine in four numbers; the defaults are of the order of two cores of a server CPU.
+    """A machine in five numbers; the defaults are of the order of two cores of a server CPU.
 
     Only ratios matter: a rewrite is made when the operators it removes cost more than the ones it
     makes. Seconds per operator are the larger of arithmetic and memory traffic, plus a start.
@@ -17,6 +17,8 @@ class CostModel:
     Attributes:
         multiply_adds_per_second: Of convolutions that mix channels.
         depthwise_multiply_adds_per_second: Of convolutions that do not; no channel is reused there.
+        transposed_share: How fast a ConvTranspose multiplies, as a share of a Conv. Runtimes write
+            it as a matrix product whose result is then scattered, which costs traffic besides.
         bytes_per_second: Memory traffic.
         start_seconds: What every operator costs however small it is.
         element_bytes: Bytes of one number.
@@ -24,12 +26,20 @@ class CostModel:
 
     multiply_adds_per_second: float = 6e10
     depthwise_multiply_adds_per_second: float = 1.2e10
+    transposed_share: float = 0.6
     bytes_per_second: float = 1.5e10
     start_seconds: float = 3e-6
     element_bytes: int = 4
 
     def convolution(self, footprint: Footprint, out_extents: Sequence[int]) -> float:
-        """Seconds of a Conv or ConvTranspose with this footprint on one image."""
+        """Seconds of a Conv or ConvTranspose with this footprint on one image.
+
+        Infinite for a map that is neither: it would both stride and upsample.
+        """
+        if any(up > 1 for up in footprint.up):
+            if any(stride > 1 for stride in footprint.stride):
+                return math.inf
+            return self._transposed(footprint, out_extents)
         depthwise = footprint.groups > 1 and footprint.in_channels // footprint.groups < 4
         rate = (
             self.depthwise_multiply_adds_per_second if depthwise else self.multiply_adds_per_second
@@ -42,6 +52,25 @@ class CostModel:
         )
         arithmetic = footprint.multiply_adds(out_extents) / rate
         return self.start_seconds + max(arithmetic, self._moved(traffic))
+
+    def _transposed(self, footprint: Footprint, out_extents: Sequence[int]) -> float:
+        in_extents = source_extents(footprint, out_extents)
+        scattered = footprint.out_channels * math.prod(footprint.taps) * math.prod(in_extents)
+        traffic = (
+            footprint.in_channels * math.prod(in_extents)
+            + 2 * scattered
+            + footprint.out_channels * math.prod(out_extents)
+            + footprint.weights
+        )
+        rate = self.multiply_adds_per_second * self.transposed_share
+        arithmetic = footprint.multiply_adds(out_extents) / rate
+        return self.start_seconds + arithmetic + self._moved(traffic)
+
+    def pooling(self, footprint: Footprint, out_extents: Sequence[int]) -> float:
+        """Seconds of an AveragePool, whose additions hide behind its traffic."""
+        read = footprint.in_channels * math.prod(source_extents(footprint, out_extents))
+        written = footprint.out_channels * math.prod(out_extents)
+        return self.start_seconds + self._moved(read + written)
 
     def elementwise(self, channels: int, out_extents: Sequence[int], operands: int = 1) -> float:
         """Seconds of an elementwise operator with that many tensors to read."""

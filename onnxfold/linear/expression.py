@@ -1,7 +1,7 @@
 """A map that is not multiplied out yet: its footprint now, its numbers when they are wanted."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import onnx_ir as ir
@@ -48,6 +48,8 @@ class Expression:
         shifts: Whether it may add a constant.
         sign: 1 or -1 where the map is known to be that multiple of the identity, else 0; a
             constant may come on top.
+        is_aligned: Whether the model runs at those sizes only at which the result has the extents
+            of what it is added to, as a Concat makes sure of.
     """
 
     footprint: Footprint
@@ -55,6 +57,7 @@ class Expression:
     numbers: Numbers
     shifts: bool
     sign: int = 0
+    is_aligned: bool = False
 
     @cached_property
     def value(self) -> ConvMap | Obstacle:
@@ -88,7 +91,11 @@ class Expression:
             found = self.value
             return found if isinstance(found, Obstacle) else found.without_bias()
 
-        return Expression(self.footprint, self.rules, numbers, shifts=False, sign=self.sign)
+        return replace(self, numbers=numbers, shifts=False)
+
+
+Operands = Sequence[tuple[ir.Value, Expression]]
+"""Tensors, each with the map that is applied to it; the maps add up."""
 
 
 def composed(
@@ -110,7 +117,7 @@ def composed(
     Returns:
         The composition, or a refusal when its rates or extents are those of no single map.
     """
-    if outer.is_identity:
+    if outer.is_identity and not outer.is_aligned:
         return inner
     if inner.is_identity:
         return outer
@@ -137,8 +144,9 @@ def composed(
         found = compose(outer_map, inner_map)
         return Obstacle(found.reason, middle) if isinstance(found, Refusal) else found
 
-    shifts = outer.shifts or inner.shifts
-    return Expression(footprint, tuple(rules), numbers, shifts, outer.sign * inner.sign)
+    shifts, sign = outer.shifts or inner.shifts, outer.sign * inner.sign
+    aligned = outer.is_aligned or inner.is_aligned
+    return Expression(footprint, tuple(rules), numbers, shifts, sign, aligned)
 
 
 def _axis(
@@ -167,11 +175,16 @@ def summed(parts: Sequence[Expression], source: ir.Value, result: ir.Value) -> E
     footprint = summed_footprint([part.footprint for part in parts])
     if isinstance(footprint, Refusal):
         return footprint
+    aligned = all(part.is_aligned for part in parts)
+    joint: list[ExtentRule] = []
     for axis, rules in enumerate(zip(*(part.rules for part in parts), strict=True)):
         n_in, n_out = dim(source, axis + 2), dim(result, axis + 2)
         known = n_in is not None and n_out is not None
-        if len({rule(n_in) if known and n_in is not None else rule for rule in rules}) > 1:
+        found = {rule(n_in) if known and n_in is not None else rule for rule in rules}
+        if len(found) > 1 and not aligned:
             return Refusal(Cause.EXTENTS, "the branches may have different extents")
+        # All hold wherever the model runs; the smallest needs the least padding.
+        joint.append(min(rules, key=lambda rule: rule.offset))
 
     def numbers() -> ConvMap | Obstacle:
         maps: list[ConvMap] = []
@@ -185,7 +198,7 @@ def summed(parts: Sequence[Expression], source: ir.Value, result: ir.Value) -> E
         return total
 
     shifts = any(part.shifts for part in parts)
-    return Expression(footprint, parts[0].rules, numbers, shifts)
+    return Expression(footprint, tuple(joint), numbers, shifts, is_aligned=aligned)
 
 
 def extents(expression: Expression, source: ir.Value, result: ir.Value) -> list[AxisExtent]:

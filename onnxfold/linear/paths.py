@@ -8,7 +8,17 @@ import onnx_ir as ir
 
 from onnxfold.ir.graph import is_op, producer, reader_count
 from onnxfold.linear.affine import ARITHMETIC
-from onnxfold.linear.reading import SUM_OPS, WINDOW_OPS
+from onnxfold.linear.reading import (
+    CHAINED_OPS,
+    MOVING_OPS,
+    SUM_OPS,
+    WINDOW_OPS,
+    Reading,
+    reading_of,
+)
+
+KERNEL_OPS = WINDOW_OPS | MOVING_OPS | CHAINED_OPS
+"""Operators with a kernel of more than one channel or place, if only of ones."""
 
 _MAX_VALUES = 64
 """Paths are followed through this many values; larger regions collapse in several steps."""
@@ -27,27 +37,30 @@ class Paths:
     meeting: frozenset[ir.Value]
 
 
-def paths_above(node: ir.Node, inlined: frozenset[str], *, composed: bool) -> Paths:
+def paths_above(
+    node: ir.Node, inlined: frozenset[str], into_kernels: frozenset[str], *, only_meeting: bool
+) -> Paths:
     """Walk upwards from `node`, nearest first.
 
     Args:
         node: Where the walk starts.
         inlined: The operators that may be inlined.
-        composed: Whether every path is of interest. When not, those that meet no other are left
-            out, and a path ends at an addition or a convolution behind a convolution.
+        into_kernels: Those of them that may be inlined where a kernel reads them; all but these
+            end a path behind a convolution, unless they are constants.
+        only_meeting: Whether paths that meet no other are left out.
     """
     above: dict[ir.Value, list[ir.Value]] = {}
     reads = Counter(value for value in operands(node))
-    pending = [(value, False) for value in reads]
+    pending = [(value, is_op(node, *KERNEL_OPS)) for value in reads]
     for value, behind in pending:  # grows on the way
         inner = producer(value)
         if value in above or len(above) >= _MAX_VALUES:
             continue
         if inner is None or inner.graph is not node.graph or not is_op(inner, *inlined):
             continue
-        is_window = is_op(inner, *WINDOW_OPS)
+        is_kernel = is_op(inner, *KERNEL_OPS)
         is_sum = is_op(inner, *SUM_OPS) and _is_sum(inner)
-        if behind and not composed and (is_window or is_sum):
+        if behind and (is_kernel or is_sum) and not is_op(inner, *into_kernels):
             continue
         if is_sum and reader_count(value) > reads[value]:
             # Others need the sum: to add its parts up again gains nothing. A residual trunk is one
@@ -55,15 +68,20 @@ def paths_above(node: ir.Node, inlined: frozenset[str], *, composed: bool) -> Pa
             continue
         above[value] = list(operands(inner))
         reads.update(above[value])
-        pending += [(operand, behind or is_window) for operand in above[value]]
+        pending += [(operand, behind or is_kernel) for operand in above[value]]
     meeting = frozenset(value for value, count in reads.items() if count > 1)
     order = _readers_first(above)
-    return Paths(tuple(order if composed else _leading_to(meeting, order, above)), meeting)
+    return Paths(tuple(_leading_to(meeting, order, above) if only_meeting else order), meeting)
 
 
 def operands(node: ir.Node) -> Iterator[ir.Value]:
-    """The inputs of a linear operator that are no weights of it."""
-    given = node.inputs if is_op(node, *ARITHMETIC, "Sum") else node.inputs[:1]
+    """The inputs of a linear operator, or of the chain that ends in it, that are no weights."""
+    if is_op(node, *CHAINED_OPS):
+        found = reading_of(node.outputs[0])
+        if isinstance(found, Reading):
+            yield from (value for value, _ in found.operands)
+        return
+    given = node.inputs if is_op(node, *ARITHMETIC, "Sum", "Concat") else node.inputs[:1]
     for value in given:
         if value is not None and not _is_weight(value):
             yield value

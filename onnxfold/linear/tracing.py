@@ -14,6 +14,8 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from onnxfold.algebra.convmap import ConvMap
+from onnxfold.algebra.cost import footprint
+from onnxfold.algebra.extents import ExtentRule
 from onnxfold.ir.graph import (
     has_other_readers,
     int_attribute,
@@ -22,6 +24,7 @@ from onnxfold.ir.graph import (
     string_attribute,
 )
 from onnxfold.ir.shapes import dim, rank, static_shape
+from onnxfold.linear.expression import Expression
 
 REARRANGEMENTS = frozenset({"Reshape", "Transpose", "SpaceToDepth", "DepthToSpace"})
 _MAX_CHAIN = 8
@@ -40,11 +43,13 @@ class Rearrangement:
 
     Attributes:
         source: What the chain reads, (N, C, spatial…).
-        conv_map: One-hot taps; `s > 1` for space-to-depth, `u > 1` for depth-to-space.
+        nodes: The nodes of the chain, the last one first.
+        expression: One-hot taps; `s > 1` for space-to-depth, `u > 1` for depth-to-space.
     """
 
     source: ir.Value
-    conv_map: ConvMap
+    nodes: tuple[ir.Node, ...]
+    expression: Expression
 
 
 def rearrangement_of(node: ir.Node) -> Rearrangement | None:
@@ -60,7 +65,7 @@ def rearrangement_of(node: ir.Node) -> Rearrangement | None:
         if source is None:
             return None
         if rank(source) == rank(output) and (found := _traced(source, chain)) is not None:
-            return Rearrangement(source, found)
+            return Rearrangement(source, tuple(reversed(chain)), _expression(found))
         if has_other_readers(source):
             return None
         current = producer(source)
@@ -80,6 +85,12 @@ def _traced(source: ir.Value, chain: Sequence[ir.Node]) -> ConvMap | None:
     for node, shape in zip(chain, known[1:], strict=True):
         image = _moved(node, image).reshape(shape)
     return _strided(image, known[0]) or _upsampled(image, known[0])
+
+
+def _expression(found: ConvMap) -> Expression:
+    rates = zip(found.up, found.stride, strict=True)
+    rules = tuple(ExtentRule(up, 0, stride) for up, stride in rates)
+    return Expression(footprint(found), rules, lambda: found, shifts=False)
 
 
 def _moved(node: ir.Node, image: Indices) -> Indices:

@@ -284,6 +284,130 @@ class Region:
             left.append(total)
         return left[0]
 
+    # Movement
+
+    def concat(self, x: Tensor) -> Tensor | None:
+        alike = [t for t in self.tensors if t.extents == x.extents and t.channels + x.channels <= 8]
+        if not alike:
+            return None
+        parts = [x, self.one_of(alike)]
+        if self.integer(0, 1):
+            parts.reverse()
+        bits, bound = max(t.bits for t in parts), max(t.bound for t in parts)
+        like = Tensor("", sum(t.channels for t in parts), x.extents, bound, bits)
+        axis = self.one_of([1, 1 - self.rank - 2])
+        return self.node("Concat", [t.name for t in parts], like, axis=axis)
+
+    def split(self, x: Tensor) -> Tensor | None:
+        """Two halves, of which both are tensors that may be read."""
+        if x.channels < 2 or not x.fits:
+            return None
+        first = self.integer(1, x.channels - 1)
+        sizes = [first, x.channels - first]
+        names = [f"t{len(self.nodes)}", f"t{len(self.nodes)}b"]
+        given = [x.name, self.longs(sizes)]
+        self.nodes.append(helper.make_node("Split", given, names, names[0], axis=1))
+        for name, size in zip(names, sizes, strict=True):
+            self.tensors.append(Tensor(name, size, x.extents, x.bound, x.bits))
+        return self.tensors[-2 + self.integer(0, 1)]
+
+    def longs(self, numbers: Sequence[int]) -> str:
+        name = f"w{len(self.weights)}"
+        self.weights.append(numpy_helper.from_array(np.array(numbers, np.int64), name))
+        return name
+
+    def pick_channels(self, x: Tensor) -> Tensor | None:
+        """A Gather or a Slice of channels, in any order, some of them twice."""
+        if self.integer(0, 1):
+            count = self.integer(1, min(x.channels + 1, 6))
+            indices = [self.integer(-x.channels, x.channels - 1) for _ in range(count)]
+            like = Tensor("", count, x.extents, x.bound, x.bits)
+            return self.node("Gather", [x.name, self.longs(indices)], like, axis=1)
+        start, step = self.integer(0, x.channels - 1), self.one_of([1, 1, 2, -1])
+        end = -(2**40) if step < 0 else self.integer(start + 1, x.channels)
+        count = len(range(x.channels)[slice(start, end, step)])
+        cut = [self.longs([each]) for each in (start, end, 1, step)]
+        like = Tensor("", count, x.extents, x.bound, x.bits)
+        return self.node("Slice", [x.name, *cut], like)
+
+    def pick_places(self, x: Tensor) -> Tensor | None:
+        """A strided Slice of one spatial axis."""
+        axis = self.integer(0, self.rank - 1)
+        smallest = min(size[axis] for size in x.extents)
+        start, step = self.integer(0, min(2, smallest - 1)), self.integer(1, 2)
+        cropped = self.one_of([0, 0, 1])
+        end = -cropped if cropped else 2**62
+        shape = tuple(
+            tuple(
+                len(range(n)[slice(start, None if not cropped else end, step)]) if a == axis else n
+                for a, n in enumerate(size)
+            )
+            for size in x.extents
+        )
+        if min(map(min, shape)) < 1:
+            return None
+        cut = [self.longs([each]) for each in (start, end, axis + 2, step)]
+        return self.node("Slice", [x.name, *cut], Tensor("", x.channels, shape, x.bound, x.bits))
+
+    def pad(self, x: Tensor) -> Tensor | None:
+        begin = [self.integer(-1, 2) for _ in range(self.rank)]
+        end = [self.integer(-1, 2) for _ in range(self.rank)]
+        shape = tuple(
+            tuple(n + b + e for n, b, e in zip(size, begin, end, strict=True)) for size in x.extents
+        )
+        if min(map(min, shape)) < 1:
+            return None
+        pads = self.longs([0, 0, *begin, 0, 0, *end])
+        return self.node("Pad", [x.name, pads], Tensor("", x.channels, shape, x.bound, x.bits))
+
+    def upsample(self, x: Tensor) -> Tensor | None:
+        factors = [self.integer(1, 3) for _ in range(self.rank)]
+        shape = tuple(
+            tuple(n * f for n, f in zip(size, factors, strict=True)) for size in x.extents
+        )
+        if max(map(max, shape)) > 40:
+            return None
+        scales = self.constant(np.array([1, 1, *factors], np.float32))
+        like = Tensor("", x.channels, shape, x.bound, x.bits)
+        return self.node(
+            "Resize",
+            [x.name, "", scales],
+            like,
+            mode="nearest",
+            coordinate_transformation_mode="asymmetric",
+            nearest_mode="floor",
+        )
+
+    def blocks(self, x: Tensor) -> Tensor | None:
+        """SpaceToDepth or DepthToSpace by two, where the extents allow it."""
+        if self.rank != 2:
+            return None
+        if self.integer(0, 1):
+            if any(n % 2 for size in x.extents for n in size) or x.channels > 4:
+                return None
+            shape = tuple(tuple(n // 2 for n in size) for size in x.extents)
+            like = Tensor("", 4 * x.channels, shape, x.bound, x.bits)
+            return self.node("SpaceToDepth", [x.name], like, blocksize=2)
+        if x.channels % 4:
+            return None
+        shape = tuple(tuple(2 * n for n in size) for size in x.extents)
+        like = Tensor("", x.channels // 4, shape, x.bound, x.bits)
+        mode = self.one_of(["DCR", "CRD"])
+        return self.node("DepthToSpace", [x.name], like, blocksize=2, mode=mode)
+
+    def move(self, x: Tensor) -> Tensor | None:
+        kinds: list[Callable[[Tensor], Tensor | None]] = [
+            self.concat,
+            self.split,
+            self.pick_channels,
+            self.pick_places,
+            self.pad,
+            self.upsample,
+            self.blocks,
+        ]
+        moved: Tensor | None = self.one_of(kinds)(x)
+        return moved
+
     # Blocks
 
     def branches(self, x: Tensor) -> Tensor | None:
@@ -331,8 +455,15 @@ class Region:
     def any_step(self) -> None:
         x = self.tensors[-1] if self.integer(0, 2) else self.one_of(self.tensors)
         match self.one_of(
-            ["branches", "branches", "sum", "conv", "norm", "scale", "pool", "up", "relu"]
+            [
+                *("branches", "branches", "sum", "conv", "norm", "scale", "pool", "up", "relu"),
+                *("move", "move", "move"),
+            ]
         ):
+            case "move":
+                moved = self.move(x)
+                if moved is not None and self.integer(0, 1):
+                    self.conv(moved, self.one_of([2, 4]))
             case "branches":
                 self.branches(x)
             case "sum":

@@ -1,5 +1,7 @@
 """fold_data: a space-to-depth in front of a convolution goes into its kernel."""
 
+import itertools
+
 import numpy as np
 import onnx
 import pytest
@@ -7,7 +9,7 @@ import pytest
 from onnxfold.linear.tracing import rearrangement_of
 from onnxfold.model import load
 from onnxfold.pipeline.manager import PassManager
-from tests.toolkit import batch_norm, folds, integers, parse, rewritten, unchanged
+from tests.toolkit import batch_norm, folds, integers, parse, rewritten, run_ort, unchanged
 
 _ORDERS = {
     # Which axis of (C, H/b, b, W/b, b) each of the output's (…, H/b, W/b) is.
@@ -104,15 +106,15 @@ def test_the_normalization_in_front_follows() -> None:
 @pytest.mark.parametrize(("model", "reason"), [
     (
         stem("DCR", 2, outputs="float[] y, float[] s"),
-        "the rearranged tensor has another reader",
+        "its result is read elsewhere too, so merging loses",
     ),
     (
-        stem("DCR", 2, "Conv<dilations=[2,2], pads=[2,2,2,2]>(s, w)", kernel=3),
-        "the folded kernel would have more weights than before",
+        stem("DCR", 2, "Conv<dilations=[2,2], pads=[2,2,2,2]>(s, w)", size=128, kernel=3),
+        "merging it with what it reads would cost more than it saves",
     ),
     (
-        stem("DCR", 2, "Conv<group=6>(s, w)", group=6, channels=6),
-        "the folded kernel would have more weights than before",
+        stem("DCR", 2, "Conv<group=24>(s, w)", size=32, kernel=3, group=24, channels=24),
+        "merging it with what it reads would cost more than it saves",
     ),
 ])  # fmt: skip
 def test_refusals(model: onnx.ModelProto, reason: str) -> None:
@@ -156,14 +158,87 @@ def test_a_whole_image_as_channels_is_left_alone() -> None:
     assert len(after.graph.node) == 2
 
 
-def test_dynamic_extents_are_left_alone() -> None:
+def test_dynamic_extents() -> None:
     model = parse(
         "g (float[N,3,H,W] x) => (float[] y) { s = SpaceToDepth<blocksize=2>(x) y = Conv(s, w) }",
         {"w": integers("w", 4, 12, 1, 1)},
     )
+    after, _ = rewritten(model, ["fold_data"])
+    assert [node.op_type for node in after.graph.node] == ["Conv"]
+    feed = {"x": integers("x", 2, 3, 6, 10)}
+    np.testing.assert_array_equal(run_ort(after, feed)[0], run_ort(model, feed)[0])
+
+
+def test_a_reshape_of_dynamic_extents_is_left_alone() -> None:
+    model = parse(
+        "g (float[N,4,H,W] x) => (float[] y) { s = Reshape(x, join) y = Conv(s, w) }",
+        {"join": np.array([0, 16, 4, 4], np.int64), "w": integers("w", 4, 16, 1, 1)},
+    )
     after, ledger = rewritten(model, ["fold_data"])
     assert not ledger.applied
     assert len(after.graph.node) == 2
+
+
+FOCUS = list(itertools.permutations(range(4)))
+
+
+@pytest.mark.parametrize("order", FOCUS)
+@pytest.mark.parametrize("extents", ["10,8", "H,W"])
+def test_focus_in_every_order_of_the_phases(order: tuple[int, ...], extents: str) -> None:
+    """Two strided slices for each phase, as `x[..., 0::2, 1::2]` is exported."""
+    body = "".join(
+        f"r{p} = Slice(x, s{p // 2}, far, two, step)"
+        f" c{p} = Slice(r{p}, s{p % 2}, far, three, step) "
+        for p in range(4)
+    )
+    joined = ", ".join(f"c{p}" for p in order)
+    model = parse(
+        f"g (float[N,3,{extents}] x) => (float[] y) {{ {body} f = Concat<axis=1>({joined})"
+        " y = Conv<pads=[1,1,1,1]>(f, w, b) }",
+        {
+            "w": integers("w", 8, 12, 3, 3),
+            "b": integers("b", 8),
+            **{f"s{p}": np.array([p], np.int64) for p in range(2)},
+            "far": np.array([2**62], np.int64),
+            "two": np.array([2], np.int64),
+            "three": np.array([3], np.int64),
+            "step": np.array([2], np.int64),
+        },
+    )
+    after, _ = rewritten(model, ["fold_data"])
+    assert [node.op_type for node in after.graph.node] == ["Conv"]
+    for height, width in [(10, 8)] if extents == "10,8" else [(10, 8), (4, 6)]:
+        feed = {"x": integers("x", 2, 3, height, width)}
+        np.testing.assert_array_equal(run_ort(after, feed)[0], run_ort(model, feed)[0])
+
+
+def test_channels_in_another_order() -> None:
+    """Blue, green, red in place of red, green, blue."""
+    model = parse(
+        "g (float[N,3,H,W] x) => (float[] y) { g = Gather<axis=1>(x, order)"
+        " y = Conv<pads=[1,1,1,1]>(g, w) }",
+        {"order": np.array([2, 1, 0], np.int64), "w": integers("w", 8, 3, 3, 3)},
+    )
+    after, _ = rewritten(model, ["fold_data"])
+    assert [node.op_type for node in after.graph.node] == ["Conv"]
+    feed = {"x": integers("x", 2, 3, 6, 5)}
+    np.testing.assert_array_equal(run_ort(after, feed)[0], run_ort(model, feed)[0])
+
+
+def test_channels_that_are_cut_away_are_not_computed() -> None:
+    model = parse(
+        "g (float[N,4,9,9] x) => (float[] y) { c = Conv(x, w, b) y = Slice(c, first, last, axis) }",
+        {
+            "w": integers("w", 16, 4, 3, 3),
+            "b": integers("b", 16),
+            "first": np.array([4], np.int64),
+            "last": np.array([8], np.int64),
+            "axis": np.array([1], np.int64),
+        },
+    )
+    folds(model, "fold_data", ops={"Conv": 1})
+    after, _ = rewritten(model, ["fold_data"])
+    assert {tuple(each.dims) for each in after.graph.initializer} == {(4, 4, 3, 3), (4,)}
 
 
 @pytest.mark.parametrize("mode", ["DCR", "CRD"])
@@ -176,4 +251,4 @@ def test_depth_to_space_is_traced_as_upsampling(mode: str) -> None:
     graph = PassManager([]).run(load(model).model).model.graph
     found = rearrangement_of(graph[0])
     assert found is not None
-    assert (found.conv_map.up, found.conv_map.stride) == ((2, 2), (1, 1))
+    assert (found.expression.footprint.up, found.expression.footprint.stride) == ((2, 2), (1, 1))

@@ -266,7 +266,7 @@ class TestRefuses:
             "would cost more than it saves",
         )
 
-    def test_a_bottleneck_is_left_alone_without_a_word(self) -> None:
+    def test_a_bottleneck_is_not_made_dense(self) -> None:
         keeps(
             "(float[1,32,16,16] x) => (float[] y) { a = Conv(x, wa) r = Conv<pads=[1,1,1,1]>(a, wb)"
             " c = Conv(r, wc) y = Add(c, x) }",
@@ -275,6 +275,7 @@ class TestRefuses:
                 "wb": integers("wb", 8, 8, 3, 3),
                 "wc": integers("wc", 32, 8, 1, 1),
             },
+            "merging it with what it reads would cost more than it saves",
         )
 
     def test_a_residual_block_is_left_alone_without_a_word(self) -> None:

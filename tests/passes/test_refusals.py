@@ -65,6 +65,10 @@ def _expected_of_regions() -> list[str]:
     files = (
         _ROOT / "tests/passes/test_merge_branches.py",
         _ROOT / "tests/passes/test_fold_data.py",
+        _ROOT / "tests/passes/test_fold_linear.py",
+        _ROOT / "tests/passes/test_fold_skip.py",
+        _ROOT / "tests/passes/test_fold_upsample.py",
+        _ROOT / "tests/passes/test_merge_sequential.py",
         _ROOT / "tests/linear/test_reading.py",
     )
     trees = [ast.parse(file.read_text(encoding="utf-8")) for file in files]
