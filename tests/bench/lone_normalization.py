@@ -1,6 +1,6 @@
 """What a BatchNormalization that nothing can take is best written as.
 
-    python -m tests.bench.lone_normalization [--rounds 60] [--threads 2]
+    python -m tests.bench.lone_normalization [--seconds 20] [--threads 2]
 
 Between two ReLUs, as it is, as Mul and Add, and as a depthwise 1×1 convolution.
 """
@@ -13,7 +13,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from tests.bench.latency import measure
+from onnxfold.bench import measure
+from tests.bench.latency import line
 
 _SIZES = ((64, 56), (128, 28), (32, 112))
 
@@ -63,7 +64,7 @@ def _write(kind: str, channels: int, extent: int, path: Path) -> None:
 def main() -> None:
     """Measure all sizes on both runtimes; `input` is the BatchNormalization itself."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=60)
+    parser.add_argument("--seconds", type=float, default=20)
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
     for channels, extent in _SIZES:
@@ -76,8 +77,14 @@ def main() -> None:
             shape = (1, channels, extent, extent)
             feed = {"x": generator.standard_normal(shape).astype(np.float32)}
             for runtime in ("ort", "openvino"):
-                line = measure(paths, feed, runtime, arguments.rounds, arguments.threads)
-                print(f"{channels} x {extent} x {extent}, {runtime:9} {line}")
+                measurement = measure(
+                    paths,
+                    runtime,
+                    feed=feed,
+                    seconds=arguments.seconds,
+                    threads=arguments.threads,
+                )
+                print(f"{channels} x {extent} x {extent}, {runtime:9} {line(measurement)}")
 
 
 if __name__ == "__main__":
