@@ -82,15 +82,20 @@ def load(name: str) -> onnx.ModelProto:
         FileNotFoundError: There is no such model.
     """
     model = load_skeleton(name)
-    for value, tensor in _tensors(model.graph):
-        if tensor.data_location == onnx.TensorProto.EXTERNAL:
-            _fill(tensor, _generator(name, value))
+    draw_weights(model, name)
     return model
 
 
-def load_skeleton(name: str) -> onnx.ModelProto:
+def draw_weights(model: onnx.ModelProto, name: str) -> None:
+    """Give the skeleton ``model`` its weights, in place, as those of the model ``name``."""
+    for value, tensor in _tensors(model.graph):
+        if tensor.data_location == onnx.TensorProto.EXTERNAL:
+            _fill(tensor, _generator(name, value))
+
+
+def load_skeleton(name: str, folder: Path = _FOLDER) -> onnx.ModelProto:
     """Return the model ``name`` as stored, its weights missing: no runtime takes it like this."""
-    packed = (_FOLDER / f"{name}{_SUFFIX}").read_bytes()
+    packed = (folder / f"{name}{_SUFFIX}").read_bytes()
     model = onnx.ModelProto()
     model.ParseFromString(lzma.decompress(packed))
     return model
