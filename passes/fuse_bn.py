@@ -105,8 +105,6 @@ def match_before(node: ir.Node) -> AffineBeforeLinear | Reject | None:
         return host
     if (reason := refusal(host, pulled.affine)) is not None:
         return Reject(reason.reason, pulled.taken[0])
-    if is_op(node, "MatMul") and pulled.affine.shifts and len(pulled.taken) == 1:
-        return Reject("a MatMul has no bias to take its shift", pulled.taken[0])
     return AffineBeforeLinear(host, pulled)
 
 

@@ -35,6 +35,10 @@ def _tensor_of_constant_node(node: ir.Node) -> ir.TensorProtocol | None:
         return None
     if "sparse_value" in node.attributes:
         return None
+    attribute = node.attributes.get("value")
+    if attribute is not None and attribute.type is ir.AttributeType.TENSOR:
+        tensor: ir.TensorProtocol = attribute.value  # the library checks a protocol, slowly
+        return tensor
     return ir.convenience.get_const_tensor(node.outputs[0])
 
 

@@ -10,7 +10,15 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from onnxfold.ir.graph import has_other_readers, input_at, int_attribute, is_op, producer
+from onnxfold.ir.constants import int_constant
+from onnxfold.ir.graph import (
+    has_other_readers,
+    input_at,
+    int_attribute,
+    ints_attribute,
+    is_op,
+    producer,
+)
 from onnxfold.ir.shapes import dim, rank
 from onnxfold.linear.affine import (
     AFFINE_OPS,
@@ -195,6 +203,31 @@ def _unary(node: ir.Node, commutes: Callable[[Affine], bool]) -> Pulled | Reject
     return _carried(node, 0, inner, inner.affine)
 
 
+def _average(node: ir.Node) -> Pulled | Reject | None:
+    """An average of s·x + t over places is s·average + t where no padding is counted."""
+    x = node.inputs[0]
+    inner = None if x is None else pull(x, node)
+    if not isinstance(inner, Pulled):
+        return inner
+    if inner.affine.axis not in (None, 1) or not _averages_places(node):
+        return Reject("the average is not over places alone", node)
+    counts = int_attribute(node, "count_include_pad", 0) or int_attribute(node, "ceil_mode", 0)
+    if inner.affine.shifts and counts:
+        return Reject("it counts padding, which a shift cannot move past", node)
+    return _carried(node, 0, inner, inner.affine)
+
+
+def _averages_places(node: ir.Node) -> bool:
+    """Whether batch and channels stay apart, and where they are."""
+    if not is_op(node, "ReduceMean"):
+        return True
+    known, given = rank(node.inputs[0]), input_at(node, 1)
+    axes = int_constant(given) if given is not None else ints_attribute(node, "axes", ())
+    if known is None or not axes:
+        return False
+    return all(axis % known > 1 for axis in axes)
+
+
 def _rearranged(node: ir.Node) -> Pulled | Reject | None:
     x = node.inputs[0]
     inner = None if x is None else pull(x, node)
@@ -214,6 +247,9 @@ _CARRIERS: dict[str, Carrier] = {
     "LeakyRelu": _homogeneous,
     "MaxPool": _monotone,
     "GlobalMaxPool": _monotone,
+    "AveragePool": _average,
+    "GlobalAveragePool": _average,
+    "ReduceMean": _average,
     "Transpose": _rearranged,
     "Reshape": _rearranged,
     "Flatten": _rearranged,

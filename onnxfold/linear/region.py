@@ -16,7 +16,7 @@ from onnxfold.ir.graph import is_op, producer
 from onnxfold.linear.expression import Expression, Obstacle, composed, summed
 from onnxfold.linear.paths import operands, paths_above
 from onnxfold.linear.pricing import Price, Pricing, Terms
-from onnxfold.linear.reading import WINDOW_OPS, Reading, reading_of
+from onnxfold.linear.reading import MOVING_OPS, WINDOW_OPS, Reading, reading_of
 from onnxfold.linear.roots import ends_in_sum, has_parallel_operands, is_near
 from onnxfold.rewrite.rule import Reject
 
@@ -242,7 +242,7 @@ class _Search:
 
     def _near_miss(self) -> Reject | None:
         """Why what could be merged stays apart; None when there is nothing of the kind."""
-        nearly = self._parallel_branches() if self._steps.only_meeting else list(self._judged)
+        nearly = self._parallel_branches() if self._steps.only_meeting else self._kernels()
         for value in nearly:
             judged = self._judged.get(value)
             if isinstance(judged, Reject):
@@ -257,6 +257,11 @@ class _Search:
         return Reject(
             "merging it with what it reads would cost more than it saves", self._root.node
         )
+
+    def _kernels(self) -> list[ir.Value]:
+        """Results of operators with a kernel; a Concat or Split is nothing to be rid of."""
+        wanted = (WINDOW_OPS | MOVING_OPS) - {"Concat", "Split"}
+        return [value for value in self._judged if is_op(producer(value), *wanted)]
 
     def _parallel_branches(self) -> list[ir.Value]:
         """Results of convolutions that read a tensor on which another path begins too."""

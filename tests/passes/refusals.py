@@ -408,9 +408,16 @@ BEFORE = [
         {"w": integers("w", 6, 2, 3, 3), "s": np.array([-1, 2, 14, 6], np.int64), **BN4},
     ),
     case(
-        "a MatMul has no bias to take its shift",
-        "q = {BN}(x, g, b, m, v) y = MatMul(q, w)",
-        {"w": integers("w", 4, 5), **BN4},
-        inputs="float[N,4] x",
+        "the average is not over places alone",
+        "q = {BN}(x, g, b, m, v) r = ReduceMean<keepdims=0>(q, axes) y = MatMul(r, w)",
+        {"w": integers("w", 6, 5), "axes": np.array([1, 2], np.int64), **BN4},
+        inputs="float[N,4,7,6] x",
+    ),
+    case(
+        "it counts padding, which a shift cannot move past",
+        "q = {BN}(x, g, b, m, v)"
+        " r = AveragePool<kernel_shape=[3,3], pads=[1,1,1,1], count_include_pad=1>(q)"
+        " y = Conv(r, w)",
+        {**W, **BN4},
     ),
 ]
