@@ -16,6 +16,7 @@ from onnxfold.algebra.compose import compose
 from onnxfold.algebra.convmap import ConvMap
 from onnxfold.algebra.cost import Footprint, composed_footprint, summed_footprint
 from onnxfold.algebra.extents import AxisExtent, ExtentRule, Extents
+from onnxfold.algebra.operators import identity
 from onnxfold.algebra.refusal import Cause, Refusal
 from onnxfold.algebra.sum import sum_of
 from onnxfold.ir.shapes import dim
@@ -48,6 +49,8 @@ class Expression:
         shifts: Whether it may add a constant.
         sign: 1 or -1 where the map is known to be that multiple of the identity, else 0; a
             constant may come on top.
+        picks: Where the map only picks channels, the input channel of each output channel, -1 for
+            none; None where it does more than that, or is not known to do so little.
         is_aligned: Whether the model runs at those sizes only at which the result has the extents
             of what it is added to, as a Concat makes sure of.
     """
@@ -58,6 +61,7 @@ class Expression:
     shifts: bool
     sign: int = 0
     is_aligned: bool = False
+    picks: tuple[int, ...] | None = None
 
     @cached_property
     def value(self) -> ConvMap | Obstacle:
@@ -146,7 +150,9 @@ def composed(
 
     shifts, sign = outer.shifts or inner.shifts, outer.sign * inner.sign
     aligned = outer.is_aligned or inner.is_aligned
-    return Expression(footprint, tuple(rules), numbers, shifts, sign, aligned)
+    picks = _composed_picks(outer.picks, inner.picks)
+    found = Expression(footprint, tuple(rules), numbers, shifts, sign, aligned, picks)
+    return _identity_if_it_is(found)
 
 
 def _axis(
@@ -180,8 +186,8 @@ def summed(parts: Sequence[Expression], source: ir.Value, result: ir.Value) -> E
     for axis, rules in enumerate(zip(*(part.rules for part in parts), strict=True)):
         n_in, n_out = dim(source, axis + 2), dim(result, axis + 2)
         known = n_in is not None and n_out is not None
-        found = {rule(n_in) if known and n_in is not None else rule for rule in rules}
-        if len(found) > 1 and not aligned:
+        distinct = {rule(n_in) if known and n_in is not None else rule for rule in rules}
+        if len(distinct) > 1 and not aligned:
             return Refusal(Cause.EXTENTS, "the branches may have different extents")
         # All hold wherever the model runs; the smallest needs the least padding.
         joint.append(min(rules, key=lambda rule: rule.offset))
@@ -198,7 +204,39 @@ def summed(parts: Sequence[Expression], source: ir.Value, result: ir.Value) -> E
         return total
 
     shifts = any(part.shifts for part in parts)
-    return Expression(footprint, tuple(joint), numbers, shifts, is_aligned=aligned)
+    picks = _joint_picks([part.picks for part in parts])
+    found = Expression(footprint, tuple(joint), numbers, shifts, is_aligned=aligned, picks=picks)
+    return _identity_if_it_is(found)
+
+
+def _composed_picks(
+    outer: tuple[int, ...] | None, inner: tuple[int, ...] | None
+) -> tuple[int, ...] | None:
+    if outer is None or inner is None:
+        return None
+    return tuple(-1 if channel < 0 else inner[channel] for channel in outer)
+
+
+def _joint_picks(all_picks: Sequence[tuple[int, ...] | None]) -> tuple[int, ...] | None:
+    """The picks of a sum, where no two parts write the same channel."""
+    joint: list[int] = []
+    for channels in zip(*(picks or () for picks in all_picks), strict=False):
+        picked = [channel for channel in channels if channel >= 0]
+        if len(picked) > 1:
+            return None
+        joint += picked or [-1]
+    return tuple(joint) if joint and None not in all_picks else None
+
+
+def _identity_if_it_is(found: Expression) -> Expression:
+    """The identity where every channel is picked in its place; else what was found."""
+    channels = found.footprint.in_channels
+    if found.picks != tuple(range(channels)) or found.shifts:
+        return found
+    spatial = len(found.rules)
+    one = (1,) * spatial
+    footprint = Footprint(channels, channels, channels, ((0,),) * spatial, one, one)
+    return replace(found, footprint=footprint, numbers=lambda: identity(channels, spatial), sign=1)
 
 
 def extents(expression: Expression, source: ir.Value, result: ir.Value) -> list[AxisExtent]:

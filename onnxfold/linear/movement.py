@@ -104,7 +104,7 @@ def _selected(x: ir.Value, indices: Sequence[int], spatial: int) -> Operands | N
     if not indices or len(indices) * channels > _MAX_SELECTION:
         return None
     numbers: Callable[[], ConvMap] = lambda: channel_selection(indices, channels, spatial)  # noqa: E731
-    return [(x, _pointwise(len(indices), channels, spatial, numbers))]
+    return [(x, _pointwise(tuple(indices), channels, spatial, numbers))]
 
 
 def _embedding(start: int, size: int, total: int, spatial: int) -> Expression:
@@ -113,15 +113,16 @@ def _embedding(start: int, size: int, total: int, spatial: int) -> Expression:
         weight[np.arange(start, start + size), np.arange(size)] = 1.0
         return matrix(weight, rank=spatial)
 
-    return _pointwise(total, size, spatial, numbers)
+    picks = (*(-1,) * start, *range(size), *(-1,) * (total - start - size))
+    return _pointwise(picks, size, spatial, numbers)
 
 
 def _pointwise(
-    out_channels: int, in_channels: int, spatial: int, numbers: Callable[[], ConvMap]
+    picks: tuple[int, ...], in_channels: int, spatial: int, numbers: Callable[[], ConvMap]
 ) -> Expression:
     one = (1,) * spatial
-    shape = Footprint(out_channels, in_channels, 1, ((0,),) * spatial, one, one)
-    return Expression(shape, (ExtentRule(),) * spatial, numbers, shifts=False)
+    shape = Footprint(len(picks), in_channels, 1, ((0,),) * spatial, one, one)
+    return Expression(shape, (ExtentRule(),) * spatial, numbers, shifts=False, picks=picks)
 
 
 # Places

@@ -90,7 +90,11 @@ def _traced(source: ir.Value, chain: Sequence[ir.Node]) -> ConvMap | None:
 def _expression(found: ConvMap) -> Expression:
     rates = zip(found.up, found.stride, strict=True)
     rules = tuple(ExtentRule(up, 0, stride) for up, stride in rates)
-    return Expression(footprint(found), rules, lambda: found, shifts=False)
+    picks = None
+    if found.is_pointwise:
+        matrix = found.kernel.reshape(found.out_channels, found.in_channels)
+        picks = tuple(int(channel) for channel in matrix.argmax(axis=1))
+    return Expression(footprint(found), rules, lambda: found, shifts=False, picks=picks)
 
 
 def _moved(node: ir.Node, image: Indices) -> Indices:

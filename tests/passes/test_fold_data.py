@@ -252,3 +252,40 @@ def test_depth_to_space_is_traced_as_upsampling(mode: str) -> None:
     found = rearrangement_of(graph[0])
     assert found is not None
     assert (found.expression.footprint.up, found.expression.footprint.stride) == ((2, 2), (1, 1))
+
+
+@pytest.mark.parametrize(("body", "left"), [
+    ("a, b = Split<axis=1>(x, halves) y = Concat<axis=1>(a, b)", {"Identity": 1}),
+    ("a = Gather<axis=1>(x, order) y = Gather<axis=1>(a, back)", {"Identity": 1}),
+    (
+        "a = Relu(x) b = Sigmoid(x) c = Concat<axis=1>(a, b) d, e = Split<axis=1>(c, wholes)"
+        " y = Sub(d, e)",
+        {"Relu": 1, "Sigmoid": 1, "Sub": 1},
+    ),
+    (
+        "a = Relu(x) b = Sigmoid(x) c = Concat<axis=-3>(a, b, a) d, e = Split<axis=1>(c, uneven)"
+        " f = Concat<axis=1>(x, x) g = Mul(d, f) y = Concat<axis=1>(g, e)",
+        {"Relu": 1, "Sigmoid": 1, "Mul": 1, "Concat": 3},
+    ),
+])  # fmt: skip
+def test_movement_that_cancels(body: str, left: dict[str, int]) -> None:
+    model = parse(
+        f"g (float[N,6,H,W] x) => (float[] y) {{ {body} }}",
+        {
+            "halves": np.array([2, 4], np.int64),
+            "wholes": np.array([6, 6], np.int64),
+            "uneven": np.array([12, 6], np.int64),
+            "order": np.array([2, 0, 1, 5, 3, 4], np.int64),
+            "back": np.array([1, 2, 0, 4, 5, 3], np.int64),
+        },
+    )
+    folds(model, "fold_data", ops=left, reference="Sigmoid" not in body)
+
+
+def test_a_split_between_the_joints_stays() -> None:
+    model = parse(
+        "g (float[N,6,H,W] x) => (float[] y) { a = Relu(x) c = Concat<axis=1>(a, x)"
+        " d, e = Split<axis=1>(c, cuts) f, h = Split<axis=1>(e, more) y = Add(d, h) }",
+        {"cuts": np.array([4, 8], np.int64), "more": np.array([4, 4], np.int64)},
+    )
+    unchanged(model, "fold_data")
