@@ -14,9 +14,9 @@ from onnxfold.algebra.refusal import Refusal
 from onnxfold.cost.machine import CostModel
 from onnxfold.ir.graph import is_op, producer
 from onnxfold.linear.expression import Expression, Obstacle, composed, summed
-from onnxfold.linear.paths import operands, paths_above
+from onnxfold.linear.paths import Paths, operands, paths_above
 from onnxfold.linear.pricing import Price, Pricing, Terms
-from onnxfold.linear.reading import MOVING_OPS, WINDOW_OPS, Reading, reading_of
+from onnxfold.linear.reading import MOVING_OPS, SUM_OPS, WINDOW_OPS, Reading, reading_of
 from onnxfold.linear.roots import ends_in_sum, has_parallel_operands, is_near
 from onnxfold.rewrite.rule import Reject
 
@@ -86,24 +86,36 @@ def collapse(
         return None
     if wanted is not None and not is_near(node, steps.inlined, wanted):
         return None
+    paths = paths_above(node, steps.inlined, steps.into_kernels, only_meeting=steps.only_meeting)
+    if _is_plain_sum(node, paths):
+        return None
     reading = reading_of(node.outputs[0])
     if isinstance(reading, Reject):
         return reading if has_parallel_operands(node) else None
     if reading is None:
         return None
-    return _Search(reading, steps, costs or CostModel()).run()
+    return _Search(reading, paths, steps, costs or CostModel()).run()
+
+
+def _is_plain_sum(node: ir.Node, paths: Paths) -> bool:
+    """Whether it only adds convolutions up that have nothing in common, as most additions do."""
+    if not is_op(node, *SUM_OPS) or paths.meeting:
+        return False
+    inlined = set(paths.values)
+    makers = [producer(value) for value in paths.values]
+    return all(
+        maker is not None and is_op(maker, *WINDOW_OPS) and inlined.isdisjoint(operands(maker))
+        for maker in makers
+    )
 
 
 class _Search:
     """The moves of one region, from the operands of its last node upwards."""
 
-    def __init__(self, root: Reading, steps: Steps, costs: CostModel) -> None:
+    def __init__(self, root: Reading, paths: Paths, steps: Steps, costs: CostModel) -> None:
         self._root = root
         self._steps = steps
         self._refused: Reject | None = None
-        paths = paths_above(
-            root.node, steps.inlined, steps.into_kernels, only_meeting=steps.only_meeting
-        )
         self._meeting = paths.meeting
         self._judged = {value: reading_of(value) for value in paths.values}
         self._readings = {
