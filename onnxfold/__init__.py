@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from onnxfold.optimization import Optimization, OptimizeOptions, optimize
     from onnxfold.pipeline.manager import PassManager
     from onnxfold.pipeline.passes import EditPass, ModelPass, RulePass
+    from onnxfold.quantization import Quantization, QuantizeOptions, quantize
     from onnxfold.verify import VerifyOptions
 
 _HOMES = {
@@ -22,11 +23,14 @@ _HOMES = {
     "Optimization": "onnxfold.optimization",
     "OptimizeOptions": "onnxfold.optimization",
     "PassManager": "onnxfold.pipeline.manager",
+    "Quantization": "onnxfold.quantization",
+    "QuantizeOptions": "onnxfold.quantization",
     "RulePass": "onnxfold.pipeline.passes",
     "VerifyOptions": "onnxfold.verify",
     "graphsurgeon_pass": "onnxfold.interop.graphsurgeon",
     "load": "onnxfold.model",
     "optimize": "onnxfold.optimization",
+    "quantize": "onnxfold.quantization",
     "save": "onnxfold.model",
 }
 """Where the public names live: imported on first use, because `onnxfold --help` must be quick."""
@@ -37,11 +41,14 @@ __all__ = [
     "Optimization",
     "OptimizeOptions",
     "PassManager",
+    "Quantization",
+    "QuantizeOptions",
     "RulePass",
     "VerifyOptions",
     "graphsurgeon_pass",
     "load",
     "optimize",
+    "quantize",
     "save",
 ]
 

@@ -47,6 +47,18 @@ class NotEqualError(OnnxfoldError):
     exit_code: ClassVar[int] = 1
 
 
+class NotFasterError(OnnxfoldError):
+    """The INT8 model is not faster than the float model on its target; nothing was written."""
+
+    exit_code: ClassVar[int] = 1
+
+
+class NotAccurateError(OnnxfoldError):
+    """The INT8 model cannot keep the budget of accuracy; nothing was written."""
+
+    exit_code: ClassVar[int] = 1
+
+
 class CannotRunError(OnnxfoldError):
     """The runtime on this machine cannot run the model, so it cannot be verified."""
 

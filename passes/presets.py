@@ -3,6 +3,7 @@
 from onnxfold.passes import (
     drop_dead,
     drop_identities,
+    equalize_layers,
     fold_constants,
     fold_data,
     fold_linear,
@@ -10,10 +11,15 @@ from onnxfold.passes import (
     fold_upsample,
     fuse_bn,
     fuse_pad,
+    insert_qdq,
+    lower_conv_transpose,
+    lower_reduce_mean,
     merge_branches,
     merge_sequential,
     share_duplicates,
     simplify,
+    split_depthwise,
+    to_fp16,
 )
 from onnxfold.pipeline.passes import Pass
 
@@ -33,9 +39,15 @@ DEFAULT: tuple[Pass, ...] = (
 
 _ON_REQUEST: tuple[Pass, ...] = (
     simplify.PASS,
+    equalize_layers.PASS,  # for INT8: float models gain nothing
     fold_skip.PASS,  # merge_branches does this and more
     merge_sequential.PASS,  # the next two are part of fold_linear
     fold_upsample.PASS,
+    lower_conv_transpose.PASS,  # this and the next two: for INT8, what integer kernels are made for
+    lower_reduce_mean.PASS,
+    split_depthwise.PASS,
+    insert_qdq.PASS,  # lossy; after everything that changes float weights or what is calibrated
+    to_fp16.PASS,  # lossy; after everything that folds in full precision
 )
 
 BUILTIN: tuple[Pass, ...] = (*_ON_REQUEST, *dict.fromkeys(DEFAULT))

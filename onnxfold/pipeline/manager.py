@@ -11,6 +11,7 @@ from onnxfold.ir.shapes import infer_shapes
 from onnxfold.pipeline.passes import ConfiguredPass, ModelPass, Pass, RulePass, configured
 from onnxfold.rewrite.ledger import Failure, Ledger
 from onnxfold.rewrite.rewriter import Rewriter
+from onnxfold.rewrite.rule import Exactness
 from onnxfold.rewrite.tensor_store import MemoryStore, TensorStore
 
 
@@ -59,6 +60,12 @@ class PassManager:
     def without(self, names: Collection[str]) -> "PassManager":
         """The same passes save those of these names."""
         return PassManager(entry for entry in self.passes if entry.name not in names)
+
+    def split(self) -> tuple["PassManager", "PassManager"]:
+        """The passes before the first lossy one, and that one with all behind it."""
+        lossy = [entry.step.exactness is Exactness.LOSSY for entry in self.passes]
+        place = lossy.index(True) if True in lossy else len(lossy)
+        return PassManager(self.passes[:place]), PassManager(self.passes[place:])
 
     def run(
         self,

@@ -1,5 +1,6 @@
 """Everything that a run has to say, as plain data."""
 
+import math
 from collections import Counter
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -24,6 +25,31 @@ class RolledBack:
 
 
 @dataclass(frozen=True, slots=True)
+class Loss:
+    """What lossy passes cost: not proven equal, but measured.
+
+    Attributes:
+        passes: These passes, and those behind them.
+        sqnr: The lowest signal to noise ratio of all outputs, in dB, infinite if nothing changed;
+            None if there was nothing to measure it on.
+        agreement: Equal labels in percent; None where no output looks like a class map.
+        feeds: What it was measured on.
+        notes: Where else the result is not what it was.
+    """
+
+    passes: tuple[str, ...]
+    sqnr: float | None
+    agreement: float | None
+    feeds: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """The same as JSON-ready data."""
+        known = self.sqnr is not None and math.isfinite(self.sqnr)
+        return {**asdict(self), "sqnr": self.sqnr if known else None}
+
+
+@dataclass(frozen=True, slots=True)
 class OptimizationReport:
     """What was done to a model, what was not, and why.
 
@@ -37,6 +63,8 @@ class OptimizationReport:
         rolled_back: Rewrites that verification took back.
         verdict: How the result compares with the model as it came; None when it was not asked.
         notes: What else a user should know, one sentence each.
+        loss: What lossy passes cost, which `verdict` then says nothing about; None without any, and
+            where nothing was verified.
     """
 
     before: ModelSummary
@@ -48,6 +76,7 @@ class OptimizationReport:
     rolled_back: tuple[RolledBack, ...]
     verdict: Verdict | None
     notes: tuple[str, ...]
+    loss: Loss | None = None
 
     def rewrites_by_pass(self) -> Counter[str]:
         """How many rewrites each pass made."""
@@ -67,6 +96,7 @@ class OptimizationReport:
                 {**_rewrite(entry.rewrite), "reason": entry.reason} for entry in self.rolled_back
             ],
             "verification": None if self.verdict is None else self.verdict.to_dict(),
+            "loss": None if self.loss is None else self.loss.to_dict(),
             "notes": list(self.notes),
         }
 

@@ -7,7 +7,7 @@ import pytest
 
 from tests.cli.commands import onnxfold, process
 
-COMMANDS = ("optimize", "passes", "verify")
+COMMANDS = ("bench", "calibrate", "optimize", "passes", "verify")
 
 LAZY = """
 import sys

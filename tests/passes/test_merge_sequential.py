@@ -33,11 +33,10 @@ def test_an_expansion_in_between(body: str, kernels: tuple[int, int], extents: s
 
 
 def test_constants_in_between() -> None:
-    model = chain(
-        "a = Conv(x, wa) n = BatchNormalization<epsilon=0.0>(a, g, b, m, v) y = Conv(n, wb)",
-        wa=integers("wa", 32, 8, 1, 1),
-        wb=integers("wb", 8, 32, 3, 3),
-        **batch_norm(32),
+    model = parse(
+        "g (float[N,8,12,12] x) => (float[] y) { a = Conv(x, wa)"
+        " n = BatchNormalization<epsilon=0.0>(a, g, b, m, v) y = Conv(n, wb) }",
+        {"wa": integers("wa", 32, 8, 1, 1), "wb": integers("wb", 8, 32, 3, 3), **batch_norm(32)},
     )
     folds(model, "merge_sequential", ops={"Conv": 1})
 

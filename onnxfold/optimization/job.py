@@ -3,64 +3,35 @@
 import gc
 import os
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
 import onnx
 import onnx_ir as ir
-from numpy.typing import NDArray
 
 from onnxfold.cost.summary import summarize
-from onnxfold.errors import CannotRunError, CannotWriteError, NotEqualError
+from onnxfold.errors import CannotRunError, NotEqualError
 from onnxfold.ir.checks import structural_problem
 from onnxfold.ir.interface import pin_input_shapes
 from onnxfold.ir.shapes import has_all_shapes, infer_shapes, skeleton_proto
 from onnxfold.model import LoadedModel, check_target, load, staged, to_proto
 from onnxfold.model.collector import garbage_collection_paused
+from onnxfold.optimization.loss import check_loss
+from onnxfold.optimization.notes import notes_about
+from onnxfold.optimization.options import Data, OptimizeOptions, Progress, Source
+from onnxfold.optimization.room import is_heavy, room_wanted
 from onnxfold.pipeline.blame import first_bad, first_meddler
 from onnxfold.pipeline.manager import PassManager, PipelineRun
 from onnxfold.pipeline.passes import ConfiguredPass, Pass
-from onnxfold.pipeline.report import OptimizationReport, RolledBack
+from onnxfold.pipeline.report import Loss, OptimizationReport, RolledBack
 from onnxfold.rewrite.ledger import Failure, Ledger, RewriteKey
 from onnxfold.rewrite.tensor_store import MemoryStore, SpillStore, TensorStore
 from onnxfold.verify import ModelSource, Verdict, Verifier, VerifyOptions
 
 _MAX_ROLLBACKS = 20
 """More wrong rewrites than this in one model point to a broken pass, not to an odd corner."""
-
-_IN_MEMORY_BYTES = 1 << 30
-"""Models with more, or with external data, go to the runtime as files."""
-
-Source = str | os.PathLike[str] | bytes | onnx.ModelProto
-Progress = Callable[[str], None]
-Data = Iterable[Mapping[str, NDArray[np.generic]]]
-
-
-@dataclass(frozen=True, slots=True)
-class OptimizeOptions:
-    """How to optimize.
-
-    Attributes:
-        input_shapes: Extents to pin, by input name; the result takes these shapes only.
-        verify: Prove that the result computes the same before it is written or returned.
-        rtol: Allowed error relative to an output's scale, instead of the measured tolerance.
-        atol: Allowed absolute error, instead of the measured tolerance.
-        rewrite_limit: Make only this many rewrites; for finding the one that matters.
-        keep_overridable: Take no initializer for a constant that a caller may override, even
-            where IR versions below 4 make every initializer such a one.
-        threads: Threads of the runtime during verification; None for its own choice.
-    """
-
-    input_shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
-    verify: bool = True
-    rtol: float | None = None
-    atol: float | None = None
-    rewrite_limit: int | None = None
-    keep_overridable: bool = False
-    threads: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +62,9 @@ def optimize(
     progress: Progress | None = None,
 ) -> Optimization:
     """Rewrite a model, prove that the result computes the same, and write it.
+
+    What lossy passes do cannot be proven equal. What stands before the first of them is; the rest
+    is checked to be valid and finite, and how far it is off is reported.
 
     Args:
         source: A path, a serialized model, or a `ModelProto`, which is not changed.
@@ -144,7 +118,7 @@ class _Optimizer:
         resources: ExitStack,
     ) -> None:
         self._output = output
-        self._manager = manager
+        self._manager, self._lossy = manager.split()
         self._options = options
         self._data = data
         self._progress = progress
@@ -154,27 +128,48 @@ class _Optimizer:
         self._loaded: LoadedModel | None
         self._loaded, skeleton = self._load(source)
         self._source: Source = self._loaded.source
-        self._is_heavy = _is_heavy(self._loaded)
+        self._is_heavy = is_heavy(self._loaded)
         self._was_valid = structural_problem(skeleton) is None
         self._blocked: frozenset[RewriteKey] = frozenset()
         self._broken: list[Failure] = []
+        self._tensors: TensorStore = MemoryStore()
         self._folder: Path | None = None
         self._verifier: Verifier | None = None
 
     def run(self) -> Optimization:
         before = summarize(self._fresh(keep=True).model, self._options.input_shapes)
-        notes = self._notes()
+        notes = notes_about(self._fresh(keep=True), self._was_valid, self._options.verify)
         if self._options.verify:
             self._verifier = self._make_verifier()
         rolled_back: list[RolledBack] = []
+        result, verdict = self._proven(rolled_back)
+        loss = None
+        if self._lossy.passes:
+            result = self._lossy_run(result)
+            loss = self._lossily_written(result.model)
+        report = OptimizationReport(
+            before=before,
+            after=summarize(result.model, self._options.input_shapes),
+            timings=result.timings,
+            applied=tuple(result.ledger.applied),
+            rejections=tuple(result.ledger.rejections),
+            failures=(*self._broken, *result.ledger.failures),
+            rolled_back=tuple(rolled_back),
+            verdict=verdict,
+            notes=notes,
+            loss=loss,
+        )
+        return Optimization(self._lasting(result.model), report)
+
+    def _proven(self, rolled_back: list[RolledBack]) -> tuple[PipelineRun, Verdict | None]:
+        """A run whose result is right, and written if that is all; what is wrong is taken back."""
         sound: int | None = None
         while True:
             result = self._finished_run()
             problem = self._problem(result.model)
-            after = summarize(result.model, self._options.input_shapes)
             wrong, verdict = self._written(result.model) if problem is None else (problem, None)
             if wrong is None:
-                break
+                return result, verdict
             if len(rolled_back) == _MAX_ROLLBACKS:
                 raise NotEqualError(
                     f"the result is wrong even without {_MAX_ROLLBACKS} rewrites: {wrong}",
@@ -187,18 +182,47 @@ class _Optimizer:
             rolled_back.append(entry)
             self._blocked |= {entry.rewrite.key}
             sound = entry.rewrite.number - 1
-        report = OptimizationReport(
-            before=before,
-            after=after,
-            timings=result.timings,
-            applied=tuple(result.ledger.applied),
-            rejections=tuple(result.ledger.rejections),
-            failures=(*self._broken, *result.ledger.failures),
-            rolled_back=tuple(rolled_back),
-            verdict=verdict,
-            notes=notes,
-        )
-        return Optimization(self._lasting(result.model), report)
+
+    def _lossy_run(self, exact: PipelineRun) -> PipelineRun:
+        """What the lossy passes make of a proven result; those that leave off half-way are out."""
+        while True:
+            result = self._lossy.run(
+                exact.model,
+                exact.ledger,
+                self._tensors,
+                self._progress,
+                shapes_are_inferred=True,
+            )
+            if not result.unfinished:
+                return replace(result, timings=(*exact.timings, *result.timings))
+            failures = result.ledger.failures
+            self._broken += [each for each in failures if each.pass_name in result.unfinished]
+            self._lossy = self._lossy.without(result.unfinished)
+            exact = self._finished_run()
+
+    def _lossily_written(self, model: ir.Model) -> Loss | None:
+        """How far the result is off, after it was written.
+
+        Raises:
+            NotEqualError: It is broken.
+        """
+        problem = self._problem(model)
+        if problem is not None:
+            raise NotEqualError(problem, "please report the pass that made it so")
+        if self._output is None:
+            return self._loss(to_proto(model))
+        self._progress("writing the result")
+        with staged(model, self._output) as pending:
+            loss = self._loss(pending.path)
+            pending.commit()
+        return loss
+
+    def _loss(self, candidate: ModelSource) -> Loss | None:
+        if self._verifier is None:
+            return None
+        self._progress("measuring how far the result is from the model as it came")
+        names = tuple(entry.name for entry in self._lossy.passes)
+        return check_loss(self._verifier, candidate, names, self._options.threads)
 
     def _lasting(self, model: ir.Model) -> ir.Model:
         """The result in a form that outlives this call: spilled constants do not."""
@@ -229,24 +253,6 @@ class _Optimizer:
             infer_shapes(model, skeleton)
         problem = structural_problem(skeleton) if self._was_valid else None
         return problem and f"the ONNX checker refuses it: {problem}"
-
-    def _notes(self) -> tuple[str, ...]:
-        loaded = self._fresh(keep=True)
-        notes = []
-        if loaded.inlined:
-            notes.append(f"{_count(len(loaded.inlined), 'model-local function')} inlined")
-        if loaded.reordered:
-            notes.append("the nodes were not in topological order and have been sorted")
-        if loaded.demoted:
-            notes.append(
-                f"{_count(len(loaded.demoted), 'initializer')} taken for constants, although this "
-                "IR version lists them as inputs too; --keep-overridable leaves them open"
-            )
-        if not self._was_valid:
-            notes.append("the ONNX checker does not accept the model as it came")
-        if not self._options.verify:
-            notes.append("the result is not verified: nothing shows that it computes the same")
-        return tuple(notes)
 
     def _make_verifier(self) -> Verifier:
         options = VerifyOptions(
@@ -279,7 +285,7 @@ class _Optimizer:
     def _scratch(self) -> Path:
         if self._folder is None:
             beside = None if self._output is None else self._output.absolute().parent
-            with _room_wanted():
+            with room_wanted():
                 folder = tempfile.TemporaryDirectory(prefix=".onnxfold-", dir=beside)
             self._folder = Path(self._resources.enter_context(folder))
         return self._folder
@@ -288,14 +294,15 @@ class _Optimizer:
         if self._output is None or not self._is_heavy:
             return MemoryStore()  # what is returned must last
         self._spilled.close()  # what an earlier run left there is of no use any more
-        with _room_wanted():
+        with room_wanted():
             return self._spilled.enter_context(SpillStore())
 
     def _pipeline(self, limit: int | None) -> PipelineRun:
         model = self._fresh().model
         ledger = Ledger(limit, self._blocked)
+        self._tensors = self._store()
         return self._manager.run(
-            model, ledger, self._store(), self._progress, shapes_are_inferred=True
+            model, ledger, self._tensors, self._progress, shapes_are_inferred=True
         )
 
     def _finished_run(self) -> PipelineRun:
@@ -311,8 +318,11 @@ class _Optimizer:
         self._manager = self._manager.without(names)
 
     def _written(self, model: ir.Model) -> tuple[str | None, Verdict | None]:
-        """What is wrong with the result, or None after it was written; and the verdict."""
-        if self._output is None:
+        """What is wrong with the result, or None after it was written; and the verdict.
+
+        It is not written when lossy passes will change it.
+        """
+        if self._output is None or self._lossy.passes:
             verdict = self._verdict(model)
             return _wrong(verdict), verdict
         self._progress("writing the result")
@@ -377,24 +387,3 @@ def _counted(progress: Progress) -> Callable[[str, int, int], None]:
 
 def _wrong(verdict: Verdict | None) -> str | None:
     return None if verdict is None or verdict.equal else verdict.reason
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun} was" if number == 1 else f"{number} {noun}s were"
-
-
-@contextmanager
-def _room_wanted() -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise CannotWriteError(
-            f"no temporary folder can be made: {(error.strerror or str(error)).lower()}",
-            "make room on the disk, or set TMPDIR to a folder on another one",
-        ) from error
-
-
-def _is_heavy(loaded: LoadedModel) -> bool:
-    tensors = (value.const_value for value in loaded.model.graph.initializers.values())
-    in_memory = sum(tensor.nbytes for tensor in tensors if tensor is not None)
-    return loaded.has_external_data or in_memory > _IN_MEMORY_BYTES

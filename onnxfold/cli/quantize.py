@@ -1,0 +1,149 @@
+"""`onnxfold quantize`."""
+
+import os
+
+import click
+
+from onnxfold.calibrate.ranges import Method
+from onnxfold.cli import options as shared
+from onnxfold.cli import render, render_quantize
+from onnxfold.cli.image_options import SampleRequest, sample_options
+from onnxfold.errors import BadOptionError
+from onnxfold.quantization import QuantizeOptions, quantize
+from onnxfold.quantize.mixed_precision import DEFAULT_BUDGET
+from onnxfold.targets.target import TARGETS
+
+_AUTO = "auto"
+
+
+@click.command(name="quantize")
+@click.argument("source", metavar="IN.onnx", type=click.Path(readable=False))
+@click.option(
+    "-o",
+    "--output",
+    required=True,
+    metavar="OUT.onnx",
+    type=click.Path(readable=False),
+    help="Where to write the result. OUT.onnx.*.partial keep what an interrupted run has done.",
+)
+@click.option(
+    "--target",
+    required=True,
+    metavar="|".join(TARGETS),
+    help="What the result will run on; no INT8 model suits them all.",
+)
+@sample_options
+@click.option(
+    "--max-drop",
+    type=float,
+    default=DEFAULT_BUDGET,
+    show_default=True,
+    metavar="POINTS",
+    help="Percent of the labels that may change; layers are left in float until no more do.",
+)
+@click.option(
+    "--method",
+    type=click.Choice([_AUTO, *(method.value for method in Method)]),
+    default=_AUTO,
+    show_default=True,
+    help="How ranges of activations are chosen; auto takes what measures best.",
+)
+@click.option(
+    "--exclude",
+    multiple=True,
+    metavar="LAYER",
+    help="Leave this layer in float; layers are called as the first output of their node. May be "
+    "repeated.",
+)
+@click.option(
+    "--calibration",
+    metavar="FILE.npz",
+    type=click.Path(readable=False),
+    help="Keep the calibration here: it is read if it is there, else written.",
+)
+@click.option("--workers", type=click.IntRange(1), help="Processes that calibrate; all cores.")
+@click.option("--threads", type=click.IntRange(1), help="Threads of the runtimes; all cores.")
+@click.option(
+    "--seconds",
+    type=click.FloatRange(0, min_open=True),
+    default=20.0,
+    show_default=True,
+    help="How long models are timed beside each other.",
+)
+@shared.shape_option
+@click.option("--no-optimize", is_flag=True, help="Do not fold the float model first.")
+@click.option("--no-equalize", is_flag=True, help="Do not scale channels between layers.")
+@click.option("--no-bias-correction", is_flag=True, help="Leave biases as they are.")
+@click.option("--fp16", is_flag=True, help="For TensorRT: float16 for what stays float.")
+@click.option(
+    "--force",
+    is_flag=True,
+    help="Write the result even if it is slower than the float model or loses over --max-drop.",
+)
+@shared.json_option
+def command(
+    source: str,
+    output: str,
+    target: str,
+    samples: SampleRequest,
+    max_drop: float,
+    method: str,
+    exclude: tuple[str, ...],
+    calibration: str | None,
+    workers: int | None,
+    threads: int | None,
+    seconds: float,
+    shapes: tuple[str, ...],
+    no_optimize: bool,
+    no_equalize: bool,
+    no_bias_correction: bool,
+    fp16: bool,
+    force: bool,
+    as_json: bool,
+) -> None:
+    """Make an INT8 model of IN.onnx that its target really runs in INT8, and write it to OUT.onnx.
+
+    The model is folded, calibrated on your samples and compiled by its target; what does not run in
+    INT8 there, or would be slower or too inexact in it, stays float. Nothing is written unless the
+    result is faster than the float model, and keeps its labels but for --max-drop.
+
+    \b
+    Examples:
+      onnxfold quantize in.onnx -o out.onnx --data images --target ort-cpu
+      onnxfold quantize in.onnx -o out.onnx --data images --target openvino --max-drop 1
+      onnxfold quantize in.onnx -o out.onnx --data feeds.npz --target tensorrt --fp16 --json
+    """
+    if not samples.sources:
+        raise BadOptionError("there are no samples to quantize with", "name them with --data")
+    with render.stdout_kept_clean(), render.progress() as talk:
+        result = quantize(
+            source,
+            output,
+            list(samples.sources),
+            target=target,
+            options=QuantizeOptions(
+                method=None if method == _AUTO else Method(method),
+                max_drop=max_drop,
+                exclude=exclude,
+                images=samples.options,
+                strict=samples.strict,
+                samples=samples.limit,
+                input_shapes=shared.input_shapes(shapes),
+                optimize=not no_optimize,
+                equalize=not no_equalize,
+                correct_biases=not no_bias_correction,
+                force=force,
+                fp16=fp16,
+                calibration=calibration,
+                workers=workers or os.cpu_count() or 1,
+                threads=threads,
+                seconds=seconds,
+            ),
+            progress=talk,
+        )
+    for text in result.report.warnings:
+        render.warn(text)
+    if as_json:
+        render.print_json({"input": source, "output": output, **result.report.to_dict()})
+        return
+    render_quantize.print_quantization(result.report, output)

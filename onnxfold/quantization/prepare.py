@@ -1,0 +1,134 @@
+"""From the model as it came to a calibrated float model, ready to be quantized."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import onnx
+
+from onnxfold.calibrate.ranges import Method
+from onnxfold.calibrate.statistics import Calibration
+from onnxfold.pipeline.report import OptimizationReport
+from onnxfold.quantization import floats
+from onnxfold.quantization.builder import Builder
+from onnxfold.quantization.observed import observed_values
+from onnxfold.quantization.options import QuantizeOptions
+from onnxfold.quantization.ranges import Calibrator
+from onnxfold.quantization.samples import Subset, UseOfSamples
+from onnxfold.quantize.evaluation import Evaluation
+from onnxfold.targets.target import Target
+
+Progress = Callable[[str], None]
+
+_ENOUGH_FOR_CHANNELS = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A float model, and what is known about it.
+
+    Attributes:
+        folded: What `optimize` alone makes of the model as it came: what INT8 has to be faster
+            than.
+        model: The same, lowered for the target and equalized.
+        calibration: Of `model`.
+        evaluation: Compares quantized models with it.
+        judged: On these samples.
+        affordable: On how many samples the model runs in a few seconds.
+        reports: What passes did.
+        notes: What a user should know about it.
+    """
+
+    folded: onnx.ModelProto
+    model: onnx.ModelProto
+    calibration: Calibration
+    evaluation: Evaluation
+    judged: Subset
+    affordable: int
+    reports: tuple[OptimizationReport, ...]
+    notes: tuple[str, ...]
+
+
+def prepare(
+    source: onnx.ModelProto,
+    target: Target,
+    use: UseOfSamples,
+    options: QuantizeOptions,
+    calibrator: Calibrator,
+    progress: Progress,
+) -> Prepared:
+    """Fold, lower, equalize and calibrate."""
+    return _Preparation(target, use, options, calibrator, progress).run(source)
+
+
+@dataclass(frozen=True, slots=True)
+class _Preparation:
+    target: Target
+    use: UseOfSamples
+    options: QuantizeOptions
+    calibrator: Calibrator
+    progress: Progress
+
+    def run(self, source: onnx.ModelProto) -> Prepared:
+        calibrated = self.use.calibrated
+        folded = floats.folded(source, calibrated, self.options, self.progress)
+        lowered = floats.lowered(folded.model, self.target, calibrated, self.options, self.progress)
+        affordable = self.use.affordable(lowered.model, self.options.runtime_threads)
+        judged = self.use.judged.first(affordable)
+        evaluation = Evaluation(lowered.model, judged, threads=self.options.runtime_threads)
+        changed, calibration = None, self._known(lowered.model)
+        notes: list[str] = []
+        if calibration is None and self.options.equalize:
+            changed, calibration = self._equalized(lowered.model, evaluation, notes)
+        model = lowered.model if changed is None else changed.model
+        if calibration is None:
+            calibration = self.calibrator.ranges(model, self._values(model), calibrated)
+        reports = (folded.report, lowered.report, None if changed is None else changed.report)
+        return Prepared(
+            folded.model,
+            model,
+            calibration,
+            evaluation,
+            judged,
+            affordable,
+            tuple(report for report in reports if report is not None),
+            tuple(notes),
+        )
+
+    def _known(self, model: onnx.ModelProto) -> Calibration | None:
+        """What the user's file says, if it is about the model without equalization."""
+        return self.calibrator.known(model, self._values(model))
+
+    def _values(self, model: onnx.ModelProto) -> list[str]:
+        excluded = frozenset(self.options.exclude)
+        return observed_values(floats.with_shapes(model), self.target, excluded)
+
+    def _equalized(
+        self, model: onnx.ModelProto, evaluation: Evaluation, notes: list[str]
+    ) -> tuple[floats.Changed | None, Calibration | None]:
+        """The equalized model if it quantizes better, and the calibration of what is taken."""
+        channels, some = floats.equalizable(model), self.use.calibrated.first(_ENOUGH_FOR_CHANNELS)
+        if not channels:
+            return None, None
+        values = self._values(model)
+        known = self.calibrator.channels(model, list(dict.fromkeys([*channels, *values])), some)
+        plain = known if len(some) == len(self.use.calibrated) else None
+        changed = floats.equalized(model, known, some, self.options, self.progress)
+        if changed.report is None:
+            return None, plain
+        calibration = self.calibrator.ranges(
+            changed.model, self._values(changed.model), self.use.calibrated
+        )
+        self.progress("looking whether equalization helps")
+        before, after = (
+            evaluation.compare(self._builder(each, ranges).insert()).sqnr
+            for each, ranges in ((model, known), (changed.model, calibration))
+        )
+        if after > before:
+            notes.append(f"channels are equalized: {before:.1f} dB became {after:.1f} dB")
+            return changed, calibration
+        notes.append(f"not equalized: {before:.1f} dB would become {after:.1f} dB")
+        return None, plain
+
+    def _builder(self, model: onnx.ModelProto, calibration: Calibration) -> Builder:
+        method = self.options.method or Method.MSE
+        return Builder(model, self.target, calibration, method, frozenset(self.options.exclude))
