@@ -8,7 +8,8 @@ What it does:
     integers with one scale per output channel, and biases as 32-bit integers where the target
     wants it. Options: `target` (ort-cpu, openvino or tensorrt); `calibration`, a file of
     `onnxfold calibrate` for this very graph; `method` for ranges (minmax, percentile, mse or kl);
-    `weights` for scales of weights (minmax or mse); `exclude`, layers that stay float, separated by
+    `weights` for scales of weights (minmax or mse); `weight_bits`, 7 for processors without VNNI,
+    whose sums of two products overflow with 8; `exclude`, layers that stay float, separated by
     semicolons.
 When it applies:
     The model is a float model of operator set 13 or later.
@@ -39,7 +40,7 @@ from onnxfold.pipeline.passes import EditPass
 from onnxfold.quantize.emit import EmitOptions, insert
 from onnxfold.quantize.grids import ranges_of
 from onnxfold.quantize.plan import Plan
-from onnxfold.quantize.weights import WeightMethod
+from onnxfold.quantize.weights import LIMIT, LIMIT_WITHOUT_VNNI, WeightMethod
 from onnxfold.rewrite.ledger import Rejection
 from onnxfold.rewrite.rewriter import Rewriter
 from onnxfold.rewrite.rule import Exactness
@@ -47,6 +48,7 @@ from onnxfold.targets.layers import layer_name, quantized_node
 from onnxfold.targets.target import target_named
 
 _NAME, _RULE = "insert_qdq", "layer"
+_LIMITS = {8: LIMIT, 7: LIMIT_WITHOUT_VNNI}
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +60,7 @@ class InsertOptions:
         calibration: A file of `onnxfold calibrate` for this graph.
         method: How ranges of activations are chosen: minmax, percentile, mse or kl.
         weights: How scales of weights are chosen: minmax or mse.
+        weight_bits: 8, or 7 for processors without VNNI.
         exclude: Names of layers that stay float, separated by semicolons.
     """
 
@@ -65,15 +68,18 @@ class InsertOptions:
     calibration: str = ""
     method: str = "mse"
     weights: str = "mse"
+    weight_bits: int = 8
     exclude: str = ""
 
     def __post_init__(self) -> None:
         """Refuse what cannot be meant.
 
         Raises:
-            BadOptionError: There is no such target.
+            BadOptionError: There is no such target, or weights cannot have that many bits.
             ValueError: There is no such method.
         """
+        if self.weight_bits not in _LIMITS:
+            raise BadOptionError(f"weights cannot have {self.weight_bits} bits", "7 or 8 they can")
         target_named(self.target)
         Method(self.method)
         WeightMethod(self.weights)
@@ -90,7 +96,7 @@ def edit(rewriter: Rewriter, options: InsertOptions) -> None:
     plan = target_named(options.target).plan(graph, excluded)
     if plan.layers:
         ranges = _ranges(rewriter.model, plan, options)
-        weights = EmitOptions(method=WeightMethod(options.weights))
+        weights = EmitOptions(WeightMethod(options.weights), _LIMITS[options.weight_bits])
         insert(rewriter, plan, ranges, weights, pass_name=_NAME)
     for node in graph:
         if node.outputs and (reason := plan.float_layers.get(layer_name(node))) is not None:

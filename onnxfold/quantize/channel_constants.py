@@ -1,8 +1,8 @@
 """Constants that scale with the channels of a tensor: what is added, and what a norm multiplies by.
 
 They are weights of a kind. A vector that is added to a tensor is divided like the tensor; the gain
-and the shift of a normalization, or a vector that multiplies what cannot be scaled, give their output
-variables of its own.
+and the shift of a normalization, or a vector that multiplies what cannot be scaled, give variables
+of its own to their output.
 """
 
 from collections.abc import Sequence

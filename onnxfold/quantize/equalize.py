@@ -6,7 +6,7 @@ topologies they cost up to 30 dB, because what a Relu lets through and what a po
 not in them.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,13 +24,28 @@ from onnxfold.quantize.step_noise import (
     ReaderNoise,
     ScaleGroup,
     TensorNoise,
+    headroom,
 )
 
-ChannelRanges = Mapping[str, tuple[Floats, Floats]]
-"""Smallest and largest value of each channel of a tensor, by its name: float64, (channels,)."""
 
-_HEADROOM = 1.25
-"""How far above its calibrated maximum a lifted channel may rise before a Clip cuts it off."""
+@dataclass(frozen=True, slots=True, eq=False)
+class ChannelRange:
+    """What the channels of one tensor reach.
+
+    Attributes:
+        low: Smallest value of each channel, float64, (channels,).
+        high: Largest value of each channel, float64, (channels,).
+        count: How many values of each channel were seen.
+    """
+
+    low: Floats
+    high: Floats
+    count: int
+
+
+ChannelRanges = Mapping[str, ChannelRange]
+"""By the name of the tensor."""
+
 _JOINS = ("Add", "Sub", "Sum", "Concat")
 
 
@@ -60,9 +75,10 @@ def values_to_observe(graph: ir.Graph) -> list[str]:
 def channel_ranges(calibration: Calibration) -> ChannelRanges:
     """The ranges of channels that a calibration holds."""
     return {
-        name: (
+        name: ChannelRange(
             each.channels.minimum.astype(np.float64),
             each.channels.maximum.astype(np.float64),
+            each.count // max(each.channels.minimum.size, 1),
         )
         for name, each in calibration.tensors.items()
         if each.channels is not None
@@ -78,7 +94,7 @@ def equalization(
         graph: The float graph; left as it is.
         ranges: What the channels of `values_to_observe` reach on real inputs.
         lift_clipped: Whether channels behind a Clip from zero may be lifted until their measured
-            maximum, with a quarter to spare, meets its ceiling. Not exact beyond that.
+            maximum, with some headroom, meets its ceiling. Not exact beyond that.
     """
     found = channel_scales(graph)
     if not lift_clipped:
@@ -143,7 +159,10 @@ class _Groups:
                 self._readers.setdefault(side.host.x, []).append(side)
         self._tensors: dict[int, list[ir.Value]] = {}
         for value, placement in found.placements.items():
-            if value.name in ranges and _has_step(value):
+            reached = ranges.get(value.name or "")
+            if reached is None or reached.low.size != placement.ids.size:
+                continue
+            if _has_step(value):
                 for label in np.unique(self._labels[placement.ids[self.free[placement.ids]]]):
                     self._tensors.setdefault(int(label), []).append(value)
 
@@ -157,35 +176,50 @@ class _Groups:
         columns = [self.roots[self._found.placements[value].ids] for value in values]
         variables = np.unique(np.concatenate(columns))
         pinned = ~self.free[variables] | (self._labels[variables] != label)
-        readers: list[ReaderNoise] = []
-        parts: list[tuple[Ids, Floats, Floats, Floats]] = []
-        for value, column in zip(values, columns, strict=True):
-            ids = np.searchsorted(variables, column)
-            low, high = (np.asarray(each, np.float64) for each in self._ranges[value.name or ""])
-            low, high = np.minimum(low, 0), np.maximum(high, 0)
-            own = [
-                ReaderNoise.of(ids, side.host.kernel, side.host.group, low, high)
-                for side in self._readers.get(value, [])
-            ]
-            readers += own
-            parts.append((ids, low, high, np.sum([each.cost for each in own], axis=0)))
+        columns = [np.searchsorted(variables, column) for column in columns]
+        by_tensor = [
+            self._reader_noises(value, ids) for value, ids in zip(values, columns, strict=True)
+        ]
+        readers = tuple(reader for own in by_tensor for reader in own)
         if not readers:
             return None, variables
         total = np.zeros(variables.size)
         for reader in readers:
             np.add.at(total, reader.ids, reader.cost)
         tensors = tuple(
-            TensorNoise(ids, low, high, cost if np.ndim(cost) else total[ids])
-            for ids, low, high, cost in parts
+            self._tensor_noise(value, ids, own, total)
+            for value, ids, own in zip(values, columns, by_tensor, strict=True)
         )
-        return ScaleGroup(tensors, tuple(readers), self._least[variables], pinned), variables
+        return ScaleGroup(tensors, readers, self._least[variables], pinned), variables
+
+    def _reader_noises(self, value: ir.Value, ids: Ids) -> list[ReaderNoise]:
+        low, high = self._reached(value)
+        return [
+            ReaderNoise.of(ids, side.host.kernel, side.host.group, low, high)
+            for side in self._readers.get(value, [])
+        ]
+
+    def _tensor_noise(
+        self, value: ir.Value, ids: Ids, readers: Sequence[ReaderNoise], total: Floats
+    ) -> TensorNoise:
+        """The noise of a tensor; where no layer reads it, it reaches all readers of the group."""
+        low, high = self._reached(value)
+        cost = np.sum([each.cost for each in readers], axis=0) if readers else total[ids]
+        return TensorNoise(ids, low, high, cost, headroom(self._ranges[value.name or ""].count))
+
+    def _reached(self, value: ir.Value) -> tuple[Floats, Floats]:
+        """The range of each channel, with zero in it."""
+        reached = self._ranges[value.name or ""]
+        return np.minimum(reached.low, 0), np.maximum(reached.high, 0)
 
     def _least_scales(self) -> Floats:
         least = np.zeros(self.roots.size)
         for ceiling in self._found.ceilings:
-            limits = self._ranges.get(ceiling.value.name or "")
-            reached = np.inf if limits is None else limits[1] * _HEADROOM / ceiling.maximum
-            np.maximum.at(least, self.roots[ceiling.ids], np.minimum(reached, 1.0))
+            reached = self._ranges.get(ceiling.value.name or "")
+            share = np.ones(ceiling.ids.size)
+            if reached is not None:
+                share = reached.high * headroom(reached.count) / ceiling.maximum
+            np.maximum.at(least, self.roots[ceiling.ids], np.minimum(share, 1.0))
         return least
 
     def _joined(self) -> Ids:

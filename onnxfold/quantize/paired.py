@@ -22,7 +22,7 @@ from onnx import helper, numpy_helper
 from onnxfold.calibrate.chunks import Samples
 from onnxfold.errors import CannotRunError
 from onnxfold.quantize.evaluation import Feed, held
-from onnxfold.quantize.layers import Layer
+from onnxfold.quantize.layers import Layer, layers_of
 from onnxfold.quantize.metrics import Distortion
 from onnxfold.verify.session import FeedRefusedError, Session
 
@@ -117,6 +117,21 @@ class PairedModel:
             for name, error in self.run(source.feed(index)).items():
                 merged[name] = merged[name].merged(error) if name in merged else error
         return merged
+
+
+def layer_errors(
+    model: onnx.ModelProto,
+    quantized: onnx.ModelProto,
+    samples: Samples | Sequence[Feed],
+    threads: int = 1,
+) -> dict[str, LayerError]:
+    """The error of every layer as it is in the quantized model, with all that came before it.
+
+    Raises:
+        CannotRunError: The runtime does not take the models or a sample.
+    """
+    layers = layers_of(model, quantized)
+    return PairedModel(model, quantized, layers, threads=threads).run_all(samples)
 
 
 def _layer_error(layer: Layer, outputs: Mapping[str, NDArray[Any]]) -> LayerError:

@@ -22,13 +22,16 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 Ids = NDArray[np.int64]
 
-LEAST_SCALE = 2.0**-16
-"""A channel is lifted at most this much: one that is nearly dead must not coarsen weights."""
+DEAD = 1e-6
+"""A channel that carries less of the energy of what reads it is taken for dead and not lifted:
+what it does on other inputs is not known."""
+_LEAST_SCALE = 2.0**-16
 LEAST_GAIN = 0.02
 """Scales are taken when the predicted noise falls by this share; a second run then does nothing."""
 _POWERS = np.linspace(0, 1.5, 46)
 _SHIFTS = 2.0 ** np.arange(-6, 7)
 _ROUNDS = 20
+_HEADROOM, _MANY = 1.25, 4096
 _PEAK_TO_RMS = 4.0
 """Activations are taken to peak at this many times their root mean square: rectified normals do."""
 
@@ -36,6 +39,17 @@ _PEAK_TO_RMS = 4.0
 def power(low: Floats, high: Floats) -> Floats:
     """The mean square of channels that reach from `low` to `high`, as a guess."""
     return np.asarray((np.maximum(high, -low) / _PEAK_TO_RMS) ** 2)
+
+
+def headroom(count: int) -> float:
+    """How far beyond the peak of `count` values of a channel other values may lie.
+
+    Where every channel fills the range with its own peak, every channel is cut off when new inputs
+    exceed it. The numbers are measured: on real topologies a quarter is best or nearly so, and
+    channels of which little was seen need more.
+    """
+    rare = max(_MANY / max(count, 1), 1.0)
+    return float(min(_HEADROOM * rare**0.125, 2.0))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -61,7 +75,7 @@ class ReaderNoise:
         """Read a kernel (C_out, C_in / group, *taps) over channels of these ranges, (C_in,)."""
         blocks = kernel.reshape(group, kernel.shape[0] // group, kernel.shape[1], -1)
         powers = power(low, high).reshape(group, -1)
-        powers = np.maximum(powers, powers.max() * LEAST_SCALE**2)
+        powers = np.maximum(powers, powers.max() * _LEAST_SCALE**2)
         energy = (blocks**2).sum(axis=3)
         signal = (energy * powers[:, None, :]).sum(axis=2)
         relative = np.zeros_like(energy)
@@ -88,12 +102,14 @@ class TensorNoise:
         low: Smallest value of each channel or zero, (channels,).
         high: Largest value of each channel or zero, (channels,).
         cost: What noise in each channel costs, (channels,).
+        headroom: How far above its measured peak a lifted channel must be able to rise.
     """
 
     ids: Ids
     low: Floats
     high: Floats
     cost: Floats
+    headroom: float = 1.0
 
     def step_noise(self, scale: Floats) -> float:
         """What the step of the tensor adds when its channels are divided by `scale`."""
@@ -101,6 +117,12 @@ class TensorNoise:
         step = ((self.high / own).max() - (self.low / own).min()) / 255
         noise = np.minimum(step**2 / 12 * own**2, power(self.low, self.high))
         return float((self.cost * noise).sum())
+
+    @property
+    def is_dead(self) -> NDArray[np.bool_]:
+        """Which channels carry next to nothing, (channels,); however they are scaled."""
+        energy = self.cost * power(self.low, self.high)
+        return np.asarray(energy <= DEAD * energy.sum())
 
     @property
     def peaks(self) -> Floats:
@@ -148,23 +170,23 @@ class ScaleGroup:
 
     def _candidates(self, scale: Floats) -> list[Floats]:
         used = self._used_share(scale)
-        floor = np.maximum(self.least, LEAST_SCALE)
+        floor = np.maximum(self.least, _LEAST_SCALE)
         found = []
         for exponent in _POWERS:
             moved = scale * used**exponent
             for shift in _SHIFTS if self.pinned.any() else (1 / moved.max(),):
-                shifted = np.clip(moved * shift, floor, 1 / LEAST_SCALE)
+                shifted = np.clip(moved * shift, floor, 1 / _LEAST_SCALE)
                 if (self.least > 0).any():
                     shifted = np.minimum(shifted, np.where(self.least > 0, 1.0, np.inf))
                 found.append(np.where(self.pinned, 1.0, shifted))
         return found
 
     def _used_share(self, scale: Floats) -> Floats:
-        """How much of the range of its tensor each channel uses: at most one, one when none."""
+        """How much of the range of its tensor each channel uses, headroom included; at most one."""
         used = np.zeros(self.least.size)
         for tensor in self.tensors:
             own = tensor.peaks / scale[tensor.ids]
             if own.max() > 0:
-                np.maximum.at(used, tensor.ids, own / own.max())
-        used[used == 0] = 1.0
-        return np.asarray(np.maximum(used, LEAST_SCALE))
+                share = np.minimum(own / own.max() * tensor.headroom, 1.0)
+                np.maximum.at(used, tensor.ids, np.where(tensor.is_dead, 1.0, share))
+        return np.where(used == 0, 1.0, used)

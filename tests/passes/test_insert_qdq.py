@@ -88,6 +88,13 @@ def test_weights_by_either_method_differ(tmp_path: Path) -> None:
     assert stored[0] != stored[1]
 
 
+def test_weights_of_seven_bits(statistics: Path) -> None:
+    outcome = after(MODEL_TEXT, f"insert_qdq:calibration={statistics}:weight_bits=7")
+    held = map(onnx.numpy_helper.to_array, to_proto(outcome.model).graph.initializer)
+    largest = [np.abs(each).max() for each in held if each.dtype == np.int8 and each.ndim == 4]
+    assert largest == [63, 63]
+
+
 def test_the_same_run_gives_the_same_bytes(statistics: Path) -> None:
     specification = f"insert_qdq:calibration={statistics}"
     first, second = (to_proto(after(MODEL_TEXT, specification).model) for _ in range(2))
@@ -141,6 +148,7 @@ def test_a_calibration_without_a_value(tmp_path: Path) -> None:
     ("target=tpu", "there is no target 'tpu'"),
     ("method=median", "'median' is not a valid Method"),
     ("weights=kl", "'kl' is not a valid WeightMethod"),
+    ("weight_bits=6", "weights cannot have 6 bits"),
     ("bits=7", "has no option 'bits'"),
 ])  # fmt: skip
 def test_options_that_cannot_be_meant(option: str, reason: str) -> None:

@@ -1,6 +1,7 @@
 """lower_reduce_mean: a mean over the image is a GlobalAveragePool."""
 
 import numpy as np
+import onnx
 import pytest
 
 from tests.toolkit import folds, parse, unchanged
@@ -8,7 +9,9 @@ from tests.toolkit import folds, parse, unchanged
 NAME = "lower_reduce_mean"
 
 
-def mean(attributes: str, axes: str = "", *, opset: int = 17, extents: str = "4,4,8") -> object:
+def mean(
+    attributes: str, axes: str = "", *, opset: int = 17, extents: str = "4,4,8"
+) -> onnx.ModelProto:
     weights = {"axes": np.array([int(a) for a in axes.split(",")])} if opset >= 18 and axes else {}
     inputs = "x, axes" if weights else "x"
     body = f"y = ReduceMean<{attributes}>({inputs})"

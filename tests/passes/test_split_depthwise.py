@@ -1,6 +1,7 @@
 """split_depthwise: several outputs per channel become several depthwise convolutions."""
 
 import numpy as np
+import onnx
 import pytest
 
 from tests.toolkit import folds, integers, parse, unchanged
@@ -13,15 +14,15 @@ SAME = "pads=[1,1,1,1]"
 def network(
     middle: str = "", *, outputs: int = 8, group: int = 4, reader: str = "y = Conv({}, v, vb)",
     bias: bool = True, per_group: int = 1,
-) -> object:  # fmt: skip
+) -> onnx.ModelProto:  # fmt: skip
     weights = {
         "w": integers("w", outputs, per_group, 3, 3),
         "b": integers("b", outputs),
         "v": integers("v", 5, outputs, 3, 3),
         "vb": integers("vb", 5),
         "k": integers("k", outputs, 1, 3, 3),
-        "six": np.float32(6),
-        "zero": np.float32(0),
+        "six": np.array(6, np.float32),
+        "zero": np.array(0, np.float32),
     }
     depthwise = f"Conv<group={group}, {SAME}>(x, w{', b' if bias else ''})"
     last = "r" if middle else "c"
@@ -53,7 +54,7 @@ def test_activations_in_between(middle: str, extra: dict[str, int]) -> None:
     network("r = Softmax<axis=1>(c)"),
     network(reader="q = Neg(v) y = Conv({}, q)"),
 ])  # fmt: skip
-def test_channels_that_cannot_change_places(model: object) -> None:
+def test_channels_that_cannot_change_places(model: onnx.ModelProto) -> None:
     unchanged(model, NAME, reason=REASON)
 
 
@@ -63,5 +64,5 @@ def test_channels_that_cannot_change_places(model: object) -> None:
     network(outputs=4, group=1, per_group=4),
     network(outputs=8, group=2, per_group=2),
 ])  # fmt: skip
-def test_other_convolutions_stay(model: object) -> None:
+def test_other_convolutions_stay(model: onnx.ModelProto) -> None:
     assert unchanged(model, NAME).reasons == []

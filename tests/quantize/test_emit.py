@@ -65,7 +65,8 @@ def test_weights_are_integers_with_a_scale_for_each_channel() -> None:
     held = arrays(model)
     dequantize = node_of(model, node_of(model, "c").input[1])
     integers, scales, zeros = (held[name] for name in dequantize.input)
-    assert (integers.dtype, scales.shape, zeros.dtype) == (np.int8, (32,), np.int8)
+    assert integers.dtype == zeros.dtype == np.int8
+    assert scales.shape == (32,)
     assert not zeros.any()
     assert [a.i for a in dequantize.attribute] == [0]
     weight = arrays(CHAIN)["w"]
@@ -187,7 +188,7 @@ def test_a_constant_operand_has_a_grid_that_represents_it(factor: float) -> None
     model = parse(
         "g (float[N,4,H,W] x) => (float[] y)"
         " { c = Conv(x, w, wb) m = Mul(c, k) y = Conv(m, v, vb) }",
-        layer("w", 4, 4, 1, 1) | layer("v", 4, 4, 1, 1) | {"k": np.float32(factor)},
+        layer("w", 4, 4, 1, 1) | layer("v", 4, 4, 1, 1) | {"k": np.array(factor, np.float32)},
     )
     _, quantized = emitted(model, "ort-cpu")
     held, multiply = arrays(quantized), node_of(quantized, "m")

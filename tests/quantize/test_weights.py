@@ -51,7 +51,7 @@ def test_mse_cuts_off_long_tails_and_never_does_worse() -> None:
     def errors(method: WeightMethod) -> np.ndarray:
         scales = weight_scales(weight, 0, method)
         off = dequantized_weight(quantized_weight(weight, scales, 0), scales, 0) - weight
-        return np.square(off).sum(axis=(1, 2, 3))
+        return np.asarray(np.square(off).sum(axis=(1, 2, 3)))
 
     widest, best = errors(WeightMethod.MINMAX), errors(WeightMethod.MSE)
     assert (best <= widest * (1 + 1e-6)).all()
@@ -94,7 +94,7 @@ def test_a_bias_is_on_the_grid_of_the_products() -> None:
 
 @pytest.mark.parametrize("per_channel", [True, False])
 def test_a_bias_that_overflows_raises_the_scale_of_its_channel(per_channel: bool) -> None:
-    scales = np.array([1e-9, 0.02], np.float32) if per_channel else np.float32(1e-9).reshape(())
+    scales = np.array([1e-9, 0.02] if per_channel else 1e-9, np.float32)
     bias = np.array([900.0, 1.0], np.float32)
     raised = scales_for_bias(scales, bias, np.float32(1e-3))
     assert (raised >= scales).all()

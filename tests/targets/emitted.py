@@ -40,7 +40,10 @@ def normal(name: str, *shape: int, scale: float = 1.0) -> NDArray[np.float32]:
 def layer(name: str, *shape: int) -> dict[str, Array]:
     """Weight `<name>` of an operator, scaled to keep magnitudes, and its bias `<name>b`."""
     fan_in = int(np.prod(shape[1:]))
-    return {name: normal(name, *shape, scale=fan_in**-0.5), f"{name}b": normal(f"{name}b", shape[0])}
+    return {
+        name: normal(name, *shape, scale=fan_in**-0.5),
+        f"{name}b": normal(f"{name}b", shape[0]),
+    }
 
 
 def feeds(model: onnx.ModelProto, count: int = 2) -> list[dict[str, Array]]:
@@ -55,8 +58,7 @@ def feeds(model: onnx.ModelProto, count: int = 2) -> list[dict[str, Array]]:
                 shape = [d.dim_value or SIZES.get(d.dim_param, 4) for d in kind.shape.dim]
                 drawn = normal(f"{value.name}{index}", *shape)
                 dtype = onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type)
-                drawn = drawn if dtype.kind == "f" else drawn > 0
-                feed[value.name] = np.asarray(drawn, dtype)
+                feed[value.name] = np.asarray(drawn if dtype.kind == "f" else drawn > 0, dtype)
         found.append(feed)
     return found
 

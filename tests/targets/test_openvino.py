@@ -84,7 +84,11 @@ def test_every_layer_runs_in_integers(middle: str, weights: dict[str, Any]) -> N
 
 def test_activations_stay_part_of_their_convolution() -> None:
     gelu = "a = Div(c, root) e = Erf(a) f = Add(e, one) m = Mul(c, f) t = Mul(m, half)"
-    constants = {"root": np.float32(2**0.5), "one": np.float32(1), "half": np.float32(0.5)}
+    constants = {
+        "root": np.array(2**0.5, np.float32),
+        "one": np.array(1, np.float32),
+        "half": np.array(0.5, np.float32),
+    }
     for middle, weights in ((gelu, constants), ("s = Sigmoid(c) t = Mul(c, s)", {})):
         plan, program = compiled(between(middle, weights))
         assert [site.value for site in plan.sites] == ["x", "t"]

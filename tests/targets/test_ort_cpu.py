@@ -68,7 +68,7 @@ def compiled(
     ("t = LeakyRelu<alpha=0.1>(c)", {}, {"QLinearLeakyRelu": 1}),
     ("s = Sigmoid(c) t = Mul(c, s)", {}, {"QLinearSigmoid": 1, "QLinearMul": 1}),
     ("t = Add(r, r)", {}, {"QLinearAdd": 1}),
-    ("t = Mul(r, half)", {"half": np.float32(0.5)}, {"QLinearMul": 1}),
+    ("t = Mul(r, half)", {"half": np.array(0.5, np.float32)}, {"QLinearMul": 1}),
     ("t = Transpose<perm=[0,1,3,2]>(r)", {}, {"Transpose": 1}),
 ])  # fmt: skip
 def test_operators_between_convolutions(
@@ -95,7 +95,7 @@ def test_activations_vanish_in_the_quantization(
     activation: str, swallowed: bool, tmp_path: Path
 ) -> None:
     bounds = {"zero": 0.0, "six": 6.0, "minus": -1.0, "one": 1.0}
-    weights = ENDS | {name: np.float32(value) for name, value in bounds.items()}
+    weights = ENDS | {name: np.array(value, np.float32) for name, value in bounds.items()}
     model = parse(
         "g (float[N,8,H,W] x) => (float[] y)"
         f" {{ c = Conv<{SAME}>(x, w, wb) {activation} y = Conv<{SAME}>(r, v, vb) }}",
@@ -166,7 +166,11 @@ def test_squeeze_and_excitation(tmp_path: Path) -> None:
 
 
 GELU = "a = Div(c, root) e = Erf(a) f = Add(e, one) m = Mul(c, f) t = Mul(m, half)"
-CONSTANTS = {"root": np.float32(2**0.5), "one": np.float32(1), "half": np.float32(0.5)}
+CONSTANTS = {
+    "root": np.array(2**0.5, np.float32),
+    "one": np.array(1, np.float32),
+    "half": np.array(0.5, np.float32),
+}
 
 
 def test_a_decomposed_gelu_stays_whole(tmp_path: Path) -> None:

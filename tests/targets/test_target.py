@@ -105,7 +105,8 @@ def test_layers_that_stay_float_everywhere(
     model = parse(f"g (float[20,20] x, float[20,20] z) => (float[] y) {{ {body} }}", weights)
     plan = plan_of(model, target)
     assert plan.float_layers == {"y": reason}
-    assert plan.sites == plan.weights == ()
+    assert plan.sites == ()
+    assert plan.weights == ()
 
 
 def test_a_model_without_layers() -> None:

@@ -14,7 +14,8 @@ from tests.targets.emitted import normal
 from tests.toolkit import parse
 
 CONSTANTS = {
-    "zero": np.float32(0), "one": np.float32(1), "six": np.float32(6), "minus": np.float32(-1),
+    "zero": np.array(0, np.float32), "one": np.array(1, np.float32),
+    "six": np.array(6, np.float32), "minus": np.array(-1, np.float32),
     "k": np.abs(normal("k", 4, 1, 1)), "w": normal("w", 4, 4, 1, 1),
     "scales": np.array([1, 1, 2, 2], np.float32),
 }  # fmt: skip
@@ -29,7 +30,9 @@ def graph_of(body: str) -> ir.Graph:
 
 def value(graph: ir.Graph, name: str) -> ir.Value:
     return next(
-        each for each in (*graph.inputs, *(o for n in graph for o in n.outputs)) if each.name == name
+        each
+        for each in (*graph.inputs, *(o for n in graph for o in n.outputs))
+        if each.name == name
     )
 
 

@@ -91,7 +91,9 @@ def test_of_two_equal_branches_the_second_stays_float() -> None:
 
 def test_a_sum_with_what_follows_from_it_is_no_shortcut() -> None:
     """ConvNeXt: the convolution itself is where both operands come from."""
-    model = between("b = Conv(r, u, ub) m = GlobalMaxPool(b) t = Add(b, m)", layer("u", 16, 16, 1, 1))
+    model = between(
+        "b = Conv(r, u, ub) m = GlobalMaxPool(b) t = Add(b, m)", layer("u", 16, 16, 1, 1)
+    )
     assert set(reads(plan_of(model, "tensorrt"))) == {"x", "r", "t"}
 
 
@@ -152,7 +154,8 @@ def test_convolutions_of_few_channels_in_the_middle(
     outputs, inputs = channels
     kernel = (3, 3) if inputs != 3 else (1, 3)
     model = parse(
-        "g (float[N,16,H,W] x) => (float[] y) { c = Conv(x, w, wb) r = Relu(c) y = Conv(r, v, vb) }",
+        "g (float[N,16,H,W] x) => (float[] y)"
+        " { c = Conv(x, w, wb) r = Relu(c) y = Conv(r, v, vb) }",
         layer("w", inputs, 16, 1, 1) | layer("v", outputs, inputs, *kernel),
     )
     assert plan_of(model, "tensorrt").float_layers.get("y") == reason
@@ -174,9 +177,7 @@ def test_matrix_products(rows: str, shape: tuple[int, int], reason: str | None) 
 
 
 def test_transposed_convolutions_have_their_outputs_on_the_second_axis() -> None:
-    model = between(
-        "t = ConvTranspose<strides=[2,2]>(r, u)", {"u": normal("u", 16, 16, 2, 2)}
-    )
+    model = between("t = ConvTranspose<strides=[2,2]>(r, u)", {"u": normal("u", 16, 16, 2, 2)})
     plan, quantized = emitted(model, "tensorrt")
     assert {site.layer: site.axis for site in plan.weights} == {"c": 0, "t": 1, "y": 0}
     feed = feeds(model)[0]
