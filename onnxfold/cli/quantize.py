@@ -9,9 +9,11 @@ from onnxfold.cli import options as shared
 from onnxfold.cli import render, render_quantize
 from onnxfold.cli.image_options import SampleRequest, sample_options
 from onnxfold.errors import BadOptionError
+from onnxfold.model import check_target
 from onnxfold.quantization import QuantizeOptions, quantize
+from onnxfold.quantization.floats import read
 from onnxfold.quantize.mixed_precision import DEFAULT_BUDGET
-from onnxfold.targets.target import TARGETS
+from onnxfold.targets.target import TARGETS, target_named
 
 _AUTO = "auto"
 
@@ -115,34 +117,31 @@ def command(
     """
     if not samples.sources:
         raise BadOptionError("there are no samples to quantize with", "name them with --data")
+    target_named(target)
+    check_target(output)
+    options = QuantizeOptions(
+        method=None if method == _AUTO else Method(method),
+        max_drop=max_drop,
+        exclude=exclude,
+        input_shapes=shared.input_shapes(shapes),
+        optimize=not no_optimize,
+        equalize=not no_equalize,
+        correct_biases=not no_bias_correction,
+        force=force,
+        fp16=fp16,
+        calibration=calibration,
+        workers=workers or os.cpu_count() or 1,
+        threads=threads,
+        seconds=seconds,
+    )
     with render.stdout_kept_clean(), render.progress() as talk:
-        result = quantize(
-            source,
-            output,
-            list(samples.sources),
-            target=target,
-            options=QuantizeOptions(
-                method=None if method == _AUTO else Method(method),
-                max_drop=max_drop,
-                exclude=exclude,
-                images=samples.options,
-                strict=samples.strict,
-                samples=samples.limit,
-                input_shapes=shared.input_shapes(shapes),
-                optimize=not no_optimize,
-                equalize=not no_equalize,
-                correct_biases=not no_bias_correction,
-                force=force,
-                fp16=fp16,
-                calibration=calibration,
-                workers=workers or os.cpu_count() or 1,
-                threads=threads,
-                seconds=seconds,
-            ),
-            progress=talk,
+        opened = samples.open(
+            read(source, options).model,
+            lambda done, total: talk(f"reading samples {done}/{total}"),
         )
-    for text in result.report.warnings:
-        render.warn(text)
+        for text in opened.warnings:
+            render.warn(text)
+        result = quantize(source, output, opened, target=target, options=options, progress=talk)
     if as_json:
         render.print_json({"input": source, "output": output, **result.report.to_dict()})
         return

@@ -14,8 +14,9 @@ from onnxfold.verify.session import FeedRefusedError, Session
 
 Outputs = Mapping[str, NDArray[Any]]
 
-_ORDINARY = ("normal", "data")
-"""How feeds begin that values are judged by; zeros and huge values say nothing about a loss."""
+_ORDINARY = ("data", "normal (", "normal")
+"""How the labels of feeds begin that say something about a loss, the best ones first. Zeros and
+huge values do not, and heavy borders little: quantization clips them."""
 
 
 def check_loss(
@@ -23,7 +24,7 @@ def check_loss(
 ) -> Loss:
     """Run the result of lossy passes on the feeds of the verifier.
 
-    Judged by the user's own data if there are any, else by made-up normal values.
+    Judged by the user's own data if there are any, else by plain normal values.
 
     Args:
         verifier: Of the model as it came.
@@ -39,7 +40,7 @@ def check_loss(
     session = Session(candidate, threads=threads)
     cases = list(zip(verifier.feeds(), verifier.expected(), strict=True))
     labels = [feed.label for feed, _ in cases if feed.label.startswith(_ORDINARY)]
-    judged = [label for label in labels if label.startswith("data")] or labels
+    judged = _best(labels)
     found: Comparison | None = None
     notes = []
     for feed, expected in cases:
@@ -58,6 +59,11 @@ def check_loss(
     sqnr = None if found is None else found.sqnr
     agreement = None if found is None else found.agreement
     return Loss(tuple(passes), sqnr, agreement, tuple(judged), tuple(notes))
+
+
+def _best(labels: Sequence[str]) -> list[str]:
+    by_kind = ([label for label in labels if label.startswith(kind)] for kind in _ORDINARY)
+    return next((found for found in by_kind if found), [])
 
 
 def _broken(passes: Sequence[str], problem: str) -> NotEqualError:

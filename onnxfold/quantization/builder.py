@@ -82,15 +82,18 @@ class Builder:
         Raises:
             CannotRunError: The target's runtime is not installed or refuses the model.
         """
-        taken_back: dict[str, str] = {}
-        for _ in range(_MOST_ROUNDS):
-            model, plan = self._inserted(excluded | taken_back.keys())
-            proof = prove(model, self.target.name)
-            new = _useless(self._floats.graph, plan, proof)
-            if not new.keys() - taken_back.keys():
-                break
-            taken_back |= new
-        return Settled(model, plan, proof, taken_back)
+        return self._settled(excluded, {}, _MOST_ROUNDS)
+
+    def _settled(
+        self, excluded: frozenset[str], taken_back: dict[str, str], rounds: int
+    ) -> Settled:
+        model, plan = self._inserted(excluded | taken_back.keys())
+        proof = prove(model, self.target.name)
+        useless = _useless(self._floats.graph, plan, proof)
+        new = {name: reason for name, reason in useless.items() if name not in taken_back}
+        if not new or not rounds:
+            return Settled(model, plan, proof, taken_back)
+        return self._settled(excluded, taken_back | new, rounds - 1)
 
     def _inserted(self, excluded: frozenset[str]) -> tuple[onnx.ModelProto, Plan]:
         plan = self.plan(excluded)

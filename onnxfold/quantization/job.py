@@ -17,6 +17,7 @@ from onnxfold.optimization import Source
 from onnxfold.quantization import floats
 from onnxfold.quantization.accuracy import compare_on
 from onnxfold.quantization.choose import Chosen, choose
+from onnxfold.quantization.folds import with_safe_folds
 from onnxfold.quantization.latency import INT8, RUNTIMES, latencies, slower
 from onnxfold.quantization.options import QuantizeOptions
 from onnxfold.quantization.prepare import Prepared, prepare
@@ -64,7 +65,8 @@ def quantize(
     Args:
         source: A float model: a path, a serialized model, or a message, which is not changed.
         output: Where to write the result; None: only return it.
-        data: Samples, as `onnxfold.calibrate.samples.open_samples` takes them, or what it gave.
+        data: Samples: a path or an iterable, as `onnxfold.calibrate.samples.open_samples` takes
+            them; or what it gave, if they need options.
         target: `ort-cpu`, `openvino` or `tensorrt`.
         options: How to do it.
         progress: Called with a few words whenever something that may take long begins.
@@ -109,6 +111,9 @@ class _Job:
         )
         as_it_came = to_proto(loaded.model)
         prepared = prepare(as_it_came, self.target, use, self.options, calibrator, self.progress)
+        prepared = with_safe_folds(
+            as_it_came, prepared, self.target, use, self.options, calibrator, self.progress
+        )
         found = choose(prepared, self.target, use.calibrated, self.options, self.progress)
         result = self._finished(prepared, found, samples, use)
         self._write(result.model)
@@ -121,10 +126,7 @@ class _Job:
         return open_samples(
             data,
             model,
-            self.options.images,
-            self.options.strict,
-            self.options.samples,
-            lambda done, total: self.progress(f"reading samples {done}/{total}"),
+            progress=lambda done, total: self.progress(f"reading samples {done}/{total}"),
         )
 
     def _finished(

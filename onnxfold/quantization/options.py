@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from onnxfold.bench.machine import core_count
-from onnxfold.calibrate.images import ImageOptions
 from onnxfold.calibrate.ranges import Method
 from onnxfold.errors import BadOptionError
 from onnxfold.quantize.mixed_precision import DEFAULT_BUDGET
@@ -21,9 +20,6 @@ class QuantizeOptions:
         max_drop: Points of label agreement that quantization may cost; layers are left in float
             until it costs no more. None: whatever it costs.
         exclude: Names of layers that stay float.
-        images: How images become inputs.
-        strict: Refuse unreadable samples instead of leaving them out.
-        samples: Take no more than this many.
         input_shapes: Extents to pin, by input name; the result takes these shapes only.
         optimize: Run the default passes on the float model first.
         equalize: Scale channels between layers where that makes the result more exact.
@@ -40,9 +36,6 @@ class QuantizeOptions:
     method: Method | None = None
     max_drop: float | None = DEFAULT_BUDGET
     exclude: tuple[str, ...] = ()
-    images: ImageOptions = field(default_factory=ImageOptions)
-    strict: bool = False
-    samples: int | None = None
     input_shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     optimize: bool = True
     equalize: bool = True

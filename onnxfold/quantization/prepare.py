@@ -82,6 +82,7 @@ class _Preparation:
         model = lowered.model if changed is None else changed.model
         if calibration is None:
             calibration = self.calibrator.ranges(model, self._values(model), calibrated)
+        self.calibrator.keep(calibration)
         reports = (folded.report, lowered.report, None if changed is None else changed.report)
         return Prepared(
             folded.model,
@@ -95,7 +96,7 @@ class _Preparation:
         )
 
     def _known(self, model: onnx.ModelProto) -> Calibration | None:
-        """What the user's file says, if it is about the model without equalization."""
+        """What the user's file says, if it is about this model."""
         return self.calibrator.known(model, self._values(model))
 
     def _values(self, model: onnx.ModelProto) -> list[str]:
@@ -115,6 +116,8 @@ class _Preparation:
         changed = floats.equalized(model, known, some, self.options, self.progress)
         if changed.report is None:
             return None, plain
+        if (kept := self._known(changed.model)) is not None:  # an earlier run has decided
+            return changed, kept
         calibration = self.calibrator.ranges(
             changed.model, self._values(changed.model), self.use.calibrated
         )

@@ -41,24 +41,23 @@ class Calibrator:
         return self._calibrated(model, values, samples, "channels")
 
     def ranges(self, model: onnx.ModelProto, values: Sequence[str], samples: Subset) -> Calibration:
-        """What quantizing needs to know: from the file if it is there.
+        """What quantizing needs to know, from the samples.
 
         Raises:
-            BadOptionError: The file belongs to another graph or lacks a value.
+            BadOptionError: There is a file, and it belongs to another graph: see `known`.
         """
-        if self.file is None or not self.file.exists():
-            calibration = self._calibrated(model, values, samples, "ranges")
-            if self.file is not None:
-                store.save(calibration, self.file)
-            return calibration
-        known = self.known(model, values)
-        if known is None:
+        if self.file is not None and self.file.exists():
             raise BadOptionError(
                 f"the calibration {self.file} belongs to another graph than the one that is "
                 "quantized, which is the model after folding, lowering and equalization",
                 "name a file that is not there yet, and it is written",
             )
-        return known
+        return self._calibrated(model, values, samples, "ranges")
+
+    def keep(self, calibration: Calibration) -> None:
+        """Write the file, unless it is there."""
+        if self.file is not None and not self.file.exists():
+            store.save(calibration, self.file)
 
     def known(self, model: onnx.ModelProto, values: Sequence[str]) -> Calibration | None:
         """What the file says, None when there is none or it belongs to another graph.

@@ -95,13 +95,13 @@ def _add_conversions(
     cost: _ConversionCost,
 ) -> None:
     constants = constants_of(model.graph)
-    readers: dict[str, set[_Key]] = {}
+    readers: dict[str, dict[_Key, None]] = {}  # in the order of the model, whatever the hash seed
     for node in model.graph.node:
         for value in node.input:
             if value and value not in constants:
-                readers.setdefault(value, set()).add(("node", node.output[0]))
+                readers.setdefault(value, {})["node", node.output[0]] = None
     for output in model.graph.output:
-        readers.setdefault(output.name, set()).add(_SINK)
+        readers.setdefault(output.name, {})[_SINK] = None
     for value, found in readers.items():
         producer = ("node", names[value]) if value in names else _SINK
         seconds = cost(value)

@@ -7,7 +7,7 @@ import pytest
 
 from tests.cli.commands import onnxfold, process
 
-COMMANDS = ("bench", "calibrate", "optimize", "passes", "verify")
+COMMANDS = ("bench", "calibrate", "optimize", "passes", "quantize", "verify")
 
 LAZY = """
 import sys
