@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from onnxfold.optimization import Optimization, OptimizeOptions, optimize
     from onnxfold.pipeline.manager import PassManager
     from onnxfold.pipeline.passes import EditPass, ModelPass, RulePass
-    from onnxfold.quantization import Quantization, QuantizeOptions, quantize
+    from onnxfold.quantization import Quantization, QuantizeOptions
     from onnxfold.verify import VerifyOptions
 
 _HOMES = {
@@ -30,7 +30,6 @@ _HOMES = {
     "graphsurgeon_pass": "onnxfold.interop.graphsurgeon",
     "load": "onnxfold.model",
     "optimize": "onnxfold.optimization",
-    "quantize": "onnxfold.quantization",
     "save": "onnxfold.model",
 }
 """Where the public names live: imported on first use, because `onnxfold --help` must be quick."""
@@ -48,7 +47,6 @@ __all__ = [
     "graphsurgeon_pass",
     "load",
     "optimize",
-    "quantize",
     "save",
 ]
 

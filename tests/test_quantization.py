@@ -22,6 +22,7 @@ from onnxfold.errors import (
     OnnxfoldError,
 )
 from onnxfold.model import load
+from onnxfold.optimization import OptimizeOptions, optimize
 from onnxfold.quantization import QuantizeOptions, quantize
 from onnxfold.quantization.floats import with_shapes
 from onnxfold.quantization.latency import latencies, slower
@@ -77,6 +78,47 @@ def test_a_quantized_model_is_not_quantized_again(tmp_path: Path) -> None:
         quantize(model, tmp_path / "out.onnx", feeds())
     assert "onnxfold optimize" in caught.value.hint
     assert list(tmp_path.iterdir()) == []
+
+
+TRAINED = """
+g (float[1, 8, 12, 12] x) => (float[1, 8, 12, 12] y) {
+    q = QuantizeLinear(x, s, z)  d = DequantizeLinear(q, s, z)
+    wq = QuantizeLinear <axis = 0> (w, ws, wz)  wd = DequantizeLinear <axis = 0> (wq, ws, wz)
+    c = Conv <pads = [1, 1, 1, 1]> (d, wd)
+    b = BatchNormalization(c, g, h, m, v)  r = Relu(b)
+    p = QuantizeLinear(r, s, n)  y = DequantizeLinear(p, s, n)
+}
+"""
+
+
+def test_a_model_that_was_trained_quantized_is_left_equal() -> None:
+    """A BatchNormalization would have to change integers, so it stays; so does every Q/DQ."""
+    rng = np.random.default_rng(0)
+    weights: dict[str, NDArray[Any]] = {
+        "s": np.array(0.03, np.float32),
+        "z": np.array(128, np.uint8),
+        "n": np.array(0, np.uint8),
+        "w": (0.1 * rng.standard_normal((8, 8, 3, 3))).astype(np.float32),
+        "ws": np.full(8, 0.003, np.float32),
+        "wz": np.zeros(8, np.int8),
+        **{name: np.full(8, 1.5, np.float32) for name in "gv"},
+        **{name: np.full(8, 0.1, np.float32) for name in "hm"},
+    }
+    model = parse(TRAINED, weights)
+    result = optimize(model, options=OptimizeOptions(threads=1))
+    assert result.report.verdict is not None
+    assert result.report.verdict.equal
+    before, after = (
+        [node.op_type for node in each.graph.node] for each in (model, result.to_proto())
+    )
+    assert after == before
+    assert any("not a floating-point constant" in each.reason for each in result.report.rejections)
+
+
+def test_labels_of_other_samples() -> None:
+    truth = [np.zeros((1, 24, 24), np.uint8)] * 3
+    with pytest.raises(BadOptionError, match="there are 3 label maps for 8 samples"):
+        quantize(net(), None, feeds(), truth=truth)
 
 
 def test_nothing_is_left_to_quantize(tmp_path: Path) -> None:
@@ -149,6 +191,11 @@ def test_float16_beside_int8(tmp_path: Path) -> None:
     assert onnx.TensorProto.INT8 in types
     assert any("float16" in note for note in result.report.notes)
     assert all(f"--onnx={path}" in command for command in result.report.commands)
+
+
+def test_float16_is_for_tensorrt() -> None:
+    with pytest.raises(BadOptionError, match="is not faster with float16"):
+        quantize(net(), None, feeds(), target="openvino", options=QuantizeOptions(fp16=True))
 
 
 @pytest.mark.parametrize("count", [1, 31, 32, 33, 100, 500])

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import cache
 
 import numpy as np
 import onnx
 import pytest
 
-from examples.demo.evaluate import MODEL, draw_scenes, image_to_input, mean_iou
+from examples.demo.evaluate import MODEL, Scene, draw_scenes, image_to_input, mean_iou
 from examples.demo.scenes import CALIBRATION_SEEDS, FRESH_SEEDS
 from onnxfold.ir.interface import interface_difference
 from onnxfold.model import load
@@ -25,9 +26,16 @@ MOST_LOST = 0.003
 @cache
 def demo(target: str) -> Quantization:
     """Quantized as `onnxfold quantize` does it, but for the time spent on measuring time."""
-    scenes = [{"image": image_to_input(image)} for image, _ in draw_scenes(CALIBRATION_SEEDS[:48])]
+    scenes = list(draw_scenes(CALIBRATION_SEEDS[:48]))
+    feeds = [{"image": image_to_input(image)} for image, _ in scenes]
+    labels = [label[None] for _, label in scenes]
     options = QuantizeOptions(threads=1, seconds=0.01, max_drop=None, force=True)
-    return quantize(MODEL, None, scenes, target=target, options=options)
+    return quantize(MODEL, None, feeds, target=target, truth=labels, options=options)
+
+
+def held_out() -> Iterator[Scene]:
+    """The scenes that every fourth sample is."""
+    return draw_scenes(CALIBRATION_SEEDS[index * 4 + 2] for index in range(12))
 
 
 @cache
@@ -47,8 +55,12 @@ def test_little_is_lost(target: str) -> None:
     for accuracy in found.accuracy:
         assert accuracy.comparison.samples == 12
         assert accuracy.comparison.sqnr > 30
-        assert accuracy.comparison.drop is not None
-        assert accuracy.comparison.drop < 0.5
+        assert accuracy.comparison.agreement is not None
+        assert accuracy.comparison.agreement > 99.5
+    own = found.accuracy[0].comparison
+    assert own.mean_iou is not None
+    assert own.mean_iou[0] == pytest.approx(100 * mean_iou(MODEL, held_out()), abs=1e-9)
+    assert own.drop == own.mean_iou[0] - own.mean_iou[1]
     proof = prove(result.model, target)
     assert found.int8_share == proof.int8_share
     assert proof.unfused == ()
@@ -79,6 +91,9 @@ def test_optimize_leaves_a_quantized_model_equal() -> None:
     assert first.report.verdict is not None
     assert first.report.verdict.equal
     assert first.report.rolled_back == ()
+    assert first.report.notes == (
+        "the model is quantized already: scales and integers stay as they are",
+    )
     assert all(each.relative_error == 0 for each in first.report.verdict.outputs)
     again = optimize(first.to_proto(), options=OptimizeOptions(threads=1))
     assert again.report.applied == ()

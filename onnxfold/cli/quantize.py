@@ -6,7 +6,7 @@ import click
 
 from onnxfold.calibrate.ranges import Method
 from onnxfold.cli import options as shared
-from onnxfold.cli import render, render_quantize
+from onnxfold.cli import render, render_bench, render_quantize
 from onnxfold.cli.image_options import SampleRequest, sample_options
 from onnxfold.errors import BadOptionError
 from onnxfold.model import check_target
@@ -134,7 +134,7 @@ def command(
         threads=threads,
         seconds=seconds,
     )
-    with render.stdout_kept_clean(), render.progress() as talk:
+    with render.stdout_kept_clean(), render_bench.quiet_progress() as talk:
         opened = samples.open(
             read(source, options).model,
             lambda done, total: talk(f"reading samples {done}/{total}"),

@@ -1,6 +1,7 @@
 """What a user should know about a model, beside what passes did to it."""
 
 from onnxfold.model import LoadedModel
+from onnxfold.targets.layers import quantized_node
 
 
 def notes_about(loaded: LoadedModel, was_valid: bool, verify: bool) -> tuple[str, ...]:
@@ -21,6 +22,8 @@ def notes_about(loaded: LoadedModel, was_valid: bool, verify: bool) -> tuple[str
             f"{_count(len(loaded.demoted), 'initializer')} taken for constants, although this "
             "IR version lists them as inputs too; --keep-overridable leaves them open"
         )
+    if quantized_node(loaded.model.graph) is not None:
+        notes.append("the model is quantized already: scales and integers stay as they are")
     if not was_valid:
         notes.append("the ONNX checker does not accept the model as it came")
     if not verify:

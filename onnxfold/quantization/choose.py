@@ -1,6 +1,6 @@
 """Chooses how ranges are made, and which layers stay float, by what models really do."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import onnx
@@ -90,13 +90,11 @@ class _Choice:
         self.reasons.update(dict.fromkeys(slow, _SLOWER))
         self.progress("compiling the quantized model")
         settled = builder.settled(slow)
-        model = self._corrected(settled.model)
-        comparison = self.prepared.evaluation.compare(model)
+        model, comparison = self._judged(settled.model, (_FOR_BIASES, 0))
         budget = self.options.max_drop
         if budget is not None and comparison.drop is not None and comparison.drop > budget:
             settled = self._within(builder, settled, slow, seconds, budget)
-            model = self._corrected(settled.model)
-            comparison = self.prepared.evaluation.compare(model)
+            model, comparison = self._judged(settled.model, (_FOR_BIASES, _FOR_TRIALS, 0))
         return Chosen(
             settled,
             model,
@@ -144,8 +142,21 @@ class _Choice:
             return frozenset(), profit.seconds
         return profit.excluded, profit.seconds
 
-    def _corrected(self, model: onnx.ModelProto, most: int = _FOR_BIASES) -> onnx.ModelProto:
-        if not self.options.correct_biases:
+    def _judged(
+        self, model: onnx.ModelProto, choices: Sequence[int]
+    ) -> tuple[onnx.ModelProto, Comparison]:
+        """The model with its biases corrected by as many samples as is best.
+
+        Few samples, or activations that clip, may make biases worse than they were.
+        """
+        tried = []
+        for most in choices if self.options.correct_biases else (0,):
+            corrected = self._corrected(model, most)
+            tried.append((corrected, self.prepared.evaluation.compare(corrected)))
+        return min(tried, key=lambda each: _harm(each[1]))
+
+    def _corrected(self, model: onnx.ModelProto, most: int) -> onnx.ModelProto:
+        if not self.options.correct_biases or not most:
             return model
         self.progress("correcting biases")
         count = max(_LEAST_FOR_BIASES, self.prepared.affordable // _COST_OF_PAIR)
@@ -180,6 +191,10 @@ class _Choice:
             f"{budget:g} points; {mixed.trials} models were tried"
         )
         return builder.settled(slow | mixed.excluded)
+
+
+def _harm(comparison: Comparison) -> tuple[float, float]:
+    return comparison.drop or 0.0, -comparison.sqnr
 
 
 def _best(found: Mapping[Method, Comparison]) -> Method:

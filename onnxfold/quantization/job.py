@@ -1,17 +1,19 @@
 """The main job: a float model goes in, an INT8 model of one target comes out, or the reason not."""
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import onnx
 import onnx_ir as ir
+from numpy.typing import NDArray
 
 from onnxfold.bench.measurement import Measurement
+from onnxfold.bench.runners import open_runtime
 from onnxfold.calibrate.samples import Samples, open_samples
-from onnxfold.errors import BadModelError, NotAccurateError, NotFasterError
+from onnxfold.errors import BadModelError, BadOptionError, NotAccurateError, NotFasterError
 from onnxfold.model import check_target, load, staged, to_proto
 from onnxfold.optimization import Source
 from onnxfold.quantization import floats
@@ -33,6 +35,9 @@ from onnxfold.targets.prove import prove
 from onnxfold.targets.target import Target, target_named
 
 Progress = Callable[[str], None]
+
+_HALVES = "tensorrt"
+"""The target that float16 is for."""
 
 _FOR_LAYERS = 8
 """Samples that the error of every layer is measured on."""
@@ -57,6 +62,7 @@ def quantize(
     data: str | os.PathLike[str] | Iterable[Any],
     *,
     target: str = "ort-cpu",
+    truth: Sequence[NDArray[Any]] | None = None,
     options: QuantizeOptions | None = None,
     progress: Progress | None = None,
 ) -> Quantization:
@@ -68,6 +74,8 @@ def quantize(
         data: Samples: a path or an iterable, as `onnxfold.calibrate.samples.open_samples` takes
             them; or what it gave, if they need options.
         target: `ort-cpu`, `openvino` or `tensorrt`.
+        truth: True labels of every sample, in their order, of the extents of the model's output;
+            255 is ignored. With them `max_drop` counts points of mean IoU.
         options: How to do it.
         progress: Called with a few words whenever something that may take long begins.
 
@@ -85,7 +93,7 @@ def quantize(
     chosen = target_named(target)
     path = None if output is None else check_target(output)
     job = _Job(chosen, path, options or QuantizeOptions(), progress or (lambda _: None))
-    return job.run(source, data)
+    return job.run(source, data, truth)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,10 +105,22 @@ class _Job:
     options: QuantizeOptions
     progress: Progress
 
-    def run(self, source: Source, data: Any) -> Quantization:
+    def run(self, source: Source, data: Any, truth: Sequence[NDArray[Any]] | None) -> Quantization:
+        if self.options.fp16 and self.target.name != _HALVES:
+            raise BadOptionError(
+                f"{self.target.title} is not faster with float16 for what stays float",
+                f"leave it out: it is for {_HALVES}",
+            )
+        if self.target.name in RUNTIMES:
+            open_runtime(RUNTIMES[self.target.name][0])  # or say now that it is not there
         self.progress("reading the model")
         loaded = floats.read(source, self.options)
         samples = self._opened(data, loaded.model)
+        if truth is not None and len(truth) != len(samples):
+            raise BadOptionError(
+                f"there are {len(truth)} label maps for {len(samples)} samples",
+                "give one for each sample that can be read",
+            )
         use = use_of(samples)
         file = self.options.calibration
         calibrator = Calibrator(
@@ -110,7 +130,9 @@ class _Job:
             file=None if file is None else Path(file),
         )
         as_it_came = to_proto(loaded.model)
-        prepared = prepare(as_it_came, self.target, use, self.options, calibrator, self.progress)
+        prepared = prepare(
+            as_it_came, self.target, use, truth, self.options, calibrator, self.progress
+        )
         prepared = with_safe_folds(
             as_it_came, prepared, self.target, use, self.options, calibrator, self.progress
         )
@@ -137,7 +159,7 @@ class _Job:
         self._refuse_all_float(found)
         if self.options.fp16:
             model, islands = with_float16(model, prepared.calibration)
-            notes.append(f"what is not INT8 is float16, save {islands} nodes")
+            notes.append(f"what is not INT8 is float16{f', save {islands} nodes' * bool(islands)}")
         proof = prove(model, self.target.name)
         self._refuse_errors(proof)
         measured = self._timed(prepared, model)
@@ -163,8 +185,9 @@ class _Job:
         drop, budget = found.comparison.drop, self.options.max_drop
         if self.options.force or drop is None or budget is None or drop <= budget:
             return
+        what = "label agreement" if found.comparison.truth is None else "mean IoU"
         raise NotAccurateError(
-            f"{drop:.2f} points of label agreement are lost, and {budget:g} may be",
+            f"{drop:.2f} points of {what} are lost, and {budget:g} may be",
             "give a larger --max-drop, or --force",
         )
 
@@ -232,7 +255,7 @@ class _Job:
             yield Accuracy(measured, self.target.title, use.held_out)
 
     def _commands(self, model: onnx.ModelProto) -> tuple[str, ...]:
-        if self.target.name != "tensorrt":
+        if self.target.name in RUNTIMES:
             return ()
         file = "model.onnx" if self.output is None else os.fspath(self.output)
         return trtexec_commands(load(model).model, file)

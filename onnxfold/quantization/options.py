@@ -17,8 +17,9 @@ class QuantizeOptions:
     Attributes:
         method: How ranges of activations are chosen; None takes the one whose model is nearest to
             the float one.
-        max_drop: Points of label agreement that quantization may cost; layers are left in float
-            until it costs no more. None: whatever it costs.
+        max_drop: Points of label agreement, or of mean IoU if true labels are known, that
+            quantization may cost; layers are left in float until it costs no more. None: whatever
+            it costs.
         exclude: Names of layers that stay float.
         input_shapes: Extents to pin, by input name; the result takes these shapes only.
         optimize: Run the default passes on the float model first.

@@ -1,9 +1,11 @@
 """From the model as it came to a calibrated float model, ready to be quantized."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import onnx
+from numpy.typing import NDArray
 
 from onnxfold.calibrate.ranges import Method
 from onnxfold.calibrate.statistics import Calibration
@@ -52,18 +54,30 @@ def prepare(
     source: onnx.ModelProto,
     target: Target,
     use: UseOfSamples,
+    truth: Sequence[NDArray[Any]] | None,
     options: QuantizeOptions,
     calibrator: Calibrator,
     progress: Progress,
 ) -> Prepared:
-    """Fold, lower, equalize and calibrate."""
-    return _Preparation(target, use, options, calibrator, progress).run(source)
+    """Fold, lower, equalize and calibrate.
+
+    Args:
+        source: The model as it came.
+        target: What it is for.
+        use: Of the samples.
+        truth: True labels of all samples, if they are known.
+        options: What is not to be done.
+        calibrator: Calibrates.
+        progress: Told what is being done.
+    """
+    return _Preparation(target, use, truth, options, calibrator, progress).run(source)
 
 
 @dataclass(frozen=True, slots=True)
 class _Preparation:
     target: Target
     use: UseOfSamples
+    truth: Sequence[NDArray[Any]] | None
     options: QuantizeOptions
     calibrator: Calibrator
     progress: Progress
@@ -74,7 +88,8 @@ class _Preparation:
         lowered = floats.lowered(folded.model, self.target, calibrated, self.options, self.progress)
         affordable = self.use.affordable(lowered.model, self.options.runtime_threads)
         judged = self.use.judged.first(affordable)
-        evaluation = Evaluation(lowered.model, judged, threads=self.options.runtime_threads)
+        labels = None if self.truth is None else [self.truth[index] for index in judged.indices]
+        evaluation = Evaluation(lowered.model, judged, labels, self.options.runtime_threads)
         changed, calibration = None, self._known(lowered.model)
         notes: list[str] = []
         if calibration is None and self.options.equalize:

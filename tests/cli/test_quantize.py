@@ -157,6 +157,22 @@ def test_a_calibration_of_another_graph(folder: Path, tmp_path: Path) -> None:
     assert hint == "hint: name a file that is not there yet, and it is written"
 
 
+MISSING = """
+import sys
+sys.modules["openvino"] = None  # as if it were not installed
+from onnxfold.cli.main import main
+main(sys.argv[1:])
+"""
+
+
+def test_a_runtime_that_is_not_installed(folder: Path, tmp_path: Path) -> None:
+    given = ("quantize", folder / "in.onnx", "-o", tmp_path / "out.onnx")
+    outcome = process(
+        *given, "--data", folder / "images", "--target", "openvino", program=MISSING, cwd=ROOT
+    )
+    refused(outcome, "OpenVINO is not installed", "pip install 'onnxfold[openvino]'", code=3)
+
+
 def test_an_unreadable_image_is_left_out(folder: Path, tmp_path: Path) -> None:
     images = folder_of(tmp_path / "images", 3, height=24, width=24)
     (images / "broken.png").write_bytes((images / "000.png").read_bytes()[:60])
@@ -187,7 +203,7 @@ def test_constant_images_are_suspicious(folder: Path, tmp_path: Path) -> None:
 
 STOPPING = """
 import os, signal, sys
-from onnxfold.cli import render
+from onnxfold.cli import render_bench
 from onnxfold.cli.main import main
 from contextlib import contextmanager
 @contextmanager
@@ -196,7 +212,7 @@ def progress():
         if text == "calibrating: sample 16/24":
             os.kill(os.getpid(), signal.SIGINT)
     yield talk
-render.progress = progress
+render_bench.quiet_progress = progress
 main(sys.argv[1:])
 """
 
