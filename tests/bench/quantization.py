@@ -41,8 +41,9 @@ from onnxfold.bench.statistics import Summary, speed_ups, summarize
 from onnxfold.errors import OnnxfoldError
 from onnxfold.optimization import OptimizeOptions, optimize
 from onnxfold.passes.presets import DEFAULT
-from onnxfold.quantization import QuantizeOptions, quantize
+from onnxfold.quantization import QuantizationReport, QuantizeOptions, quantize
 from onnxfold.quantize.metrics import Comparison, Confusion
+from onnxfold.quantize.mixed_precision import DEFAULT_BUDGET
 from onnxfold.targets.prove import prove
 from onnxfold.verify.session import FeedRefusedError
 from tests import zoo
@@ -68,6 +69,7 @@ Say = Callable[[str], None]
 _TRANSFORMERS = ("segformer_b0", "fastvit_sa12_fpn")
 _MERGING = ("merge_branches", "fold_linear")
 _MEAN, _DEVIATION = np.array((0.485, 0.456, 0.406)), np.array((0.229, 0.224, 0.225))
+_FOR_IOU = 200
 _FAILURES = (OnnxfoldError, FeedRefusedError)
 
 
@@ -108,7 +110,7 @@ def open_network(name: str, size: int | None, calibration: int, unseen: int) -> 
         name: As in `NETWORKS`.
         size: Height and width where the network leaves them open; None for those of the zoo.
         calibration: How many inputs to calibrate with.
-        unseen: How many to judge by.
+        unseen: How many to judge by; more where mean IoU is counted.
     """
     is_trained = name == "demo"
     source = onnx.load(MODEL) if is_trained else zoo.load(f"{name}.script")
@@ -121,7 +123,7 @@ def open_network(name: str, size: int | None, calibration: int, unseen: int) -> 
             images = (images / 255.0 - _MEAN) / _DEVIATION
         return images.transpose(0, 3, 1, 2).astype(np.float32), np.stack([y for _, y in scenes])
 
-    inputs, truth = draw(FRESH_SEEDS[:unseen])
+    inputs, truth = draw(FRESH_SEEDS[: _FOR_IOU if is_trained else unseen])
     return Network(
         name,
         source,
@@ -154,6 +156,12 @@ class _Maker:
     options: argparse.Namespace
     say: Say
     errors: dict[tuple[str, str], str] = field(default_factory=dict)
+    reports: dict[tuple[str, str], QuantizationReport] = field(default_factory=dict)
+    tried: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        return {self.network.input_name: self.network.shape}
 
     @property
     def folded(self) -> Path:
@@ -165,8 +173,7 @@ class _Maker:
 
     def prepare(self) -> None:
         """Fold the float model, which all variants start from."""
-        shapes = {self.network.input_name: self.network.shape}
-        options = OptimizeOptions(input_shapes=shapes)
+        options = OptimizeOptions(input_shapes=self.shapes)
         self.say("folding")
         self.folder.mkdir(parents=True, exist_ok=True)
         optimize(self.network.source, self.folded, options=options)
@@ -180,9 +187,9 @@ class _Maker:
 
     def variants(self, runtime: str) -> dict[str, Path]:
         """Every variant that can be made for a runtime."""
-        made = self._own(runtime, OURS, self.folded)
+        made = self._own(runtime, OURS)
         if self._has_merges():
-            made |= self._own(runtime, UNMERGED, self._unmerged)
+            made |= self._own(runtime, UNMERGED)
         for recipe in quantization_peers.RECIPES:
             if recipe != "nncf-transformer" or self.network.name in _TRANSFORMERS:
                 made |= self._peer(runtime, recipe)
@@ -191,31 +198,37 @@ class _Maker:
     def _has_merges(self) -> bool:
         return _convolutions(self._unmerged) > _convolutions(self.folded)
 
-    def _own(self, runtime: str, variant: str, floats: Path) -> dict[str, Path]:
-        target = self.folder / f"{floats.stem}.{runtime}.onnx"
+    def _own(self, runtime: str, variant: str) -> dict[str, Path]:
+        """What `quantize` makes of the network as it came, or of the graph with its branches."""
+        is_merged = variant == OURS
+        target = self.folder / f"{'merged' if is_merged else 'unmerged'}.{runtime}.onnx"
         self.say(f"{variant} for {runtime}")
         options = QuantizeOptions(
-            optimize=False,
-            force=variant == UNMERGED,
+            max_drop=None if self.network.truth is None else DEFAULT_BUDGET,
+            input_shapes=self.shapes if is_merged else {},
+            optimize=is_merged,
+            force=not is_merged,
             threads=self.options.threads,
             seconds=self.options.own_seconds,
         )
+        source = self.network.source if is_merged else self._unmerged
         try:
-            quantize(floats, target, self.samples, target=TARGETS[runtime], options=options)
+            done = quantize(source, target, self.samples, target=TARGETS[runtime], options=options)
         except _FAILURES as error:
             self.errors[runtime, variant] = str(error)
             return {}
+        self.reports[runtime, variant] = done.report
         return {variant: target}
 
     def _peer(self, runtime: str, recipe: str) -> dict[str, Path]:
         """What a peer makes is the same for every runtime, and made once."""
         target = self.folder / f"{recipe}.onnx"
-        if not target.exists():
+        if recipe not in self.tried:
             self.say(recipe)
-            error = self._run_peer(recipe, target)
-            if error:
-                self.errors[runtime, recipe] = error
-                return {}
+            self.tried[recipe] = self._run_peer(recipe, target)
+        if self.tried[recipe]:
+            self.errors[runtime, recipe] = self.tried[recipe]
+            return {}
         return {recipe: target}
 
     def _run_peer(self, recipe: str, target: Path) -> str:
@@ -264,6 +277,9 @@ def measure_network(network: Network, options: argparse.Namespace, say: Say) -> 
             running = {name: candidates[name] for name, row in found.items() if not row.error}
             say(f"timing on {runtime}")
             _time(network, runtime, running, found, options)
+            for name, row in found.items():
+                report = maker.reports.get((runtime, name))
+                row.floats = {} if report is None else _reasons(report)
             rows += found.values()
             rows += [
                 Row(network.name, runtime, variant, error=error)
@@ -271,6 +287,11 @@ def measure_network(network: Network, options: argparse.Namespace, say: Say) -> 
                 if where == runtime
             ]
     return rows
+
+
+def _reasons(report: QuantizationReport) -> dict[str, str]:
+    layers = (each.precision for each in report.float_layers)
+    return {layer.layer: layer.reason for layer in layers}
 
 
 def _judged(
@@ -348,11 +369,6 @@ def _mean_iou(truth: Array, outputs: Iterable[Array]) -> float:
 def _prove(row: Row, path: Path) -> None:
     proof = prove(path, TARGETS[row.runtime])
     row.int8_share = proof.int8_share
-    row.floats = {
-        layer.layer: layer.reason
-        for layer in proof.layers
-        if layer.multiply_adds != 0 and layer.precision != "int8"
-    }
 
 
 def _time(
@@ -390,6 +406,9 @@ def _time(
         pairs = zip(samples[FLOAT], groups, strict=True)
         rows[name].milliseconds = summarize(groups).median
         rows[name].speed = _interval(summarize([speed_ups(first, own) for first, own in pairs]))
+        if OURS in samples:
+            pairs = zip(groups, samples[OURS], strict=True)
+            rows[name].beaten_by = summarize([speed_ups(own, ours) for own, ours in pairs]).median
 
 
 def _interval(summary: Summary) -> tuple[float, float, float]:
