@@ -25,7 +25,7 @@ from onnxfold.model import load
 from onnxfold.optimization import OptimizeOptions, optimize
 from onnxfold.quantization import QuantizeOptions, quantize
 from onnxfold.quantization.floats import with_shapes
-from onnxfold.quantization.latency import latencies, slower
+from onnxfold.quantization.latency import latencies, refuse_slower
 from onnxfold.quantization.observed import observed_values
 from onnxfold.quantization.samples import use_of
 from onnxfold.targets.proof import Precision
@@ -140,18 +140,28 @@ def test_what_is_excluded_stays_float() -> None:
 
 
 @pytest.mark.parametrize(("target", "count"), [("ort-cpu", 1), ("openvino", 2), ("tensorrt", 0)])
-def test_a_slower_model_is_told(target: str, count: int) -> None:
+def test_a_slower_model_is_refused(target: str, count: int) -> None:
     """A network of thirty times the work stands in for a quantized model that does not pay."""
     small, large = conv_net(1, 8), conv_net(6, 64)
-    measured = latencies(
-        target, small, large, feeds(1)[0], seconds=0.01, threads=1, progress=lambda _: None
-    )
-    assert len(measured) == count
-    assert list(slower(measured)) == list(measured)
-    measured = latencies(
-        target, large, small, feeds(1)[0], seconds=0.01, threads=1, progress=lambda _: None
-    )
-    assert list(slower(measured)) == []
+    for floats, quantized in ((small, large), (large, small)):
+        measured = latencies(
+            target,
+            floats,
+            quantized,
+            feeds(1)[0],
+            seconds=0.01,
+            threads=1,
+            progress=lambda _: None,
+        )
+        assert len(measured) <= count
+        assert bool(measured) is bool(count)
+        if floats is small and count:
+            with pytest.raises(NotFasterError, match=r"not faster .*: 0\.\d\d times its") as caught:
+                refuse_slower(measured)
+            assert caught.value.exit_code == 1
+            assert "--force" in caught.value.hint
+        else:
+            refuse_slower(measured)
 
 
 def test_a_budget_leaves_layers_in_float() -> None:

@@ -77,7 +77,8 @@ def test_the_report_is_plain_data(target: str) -> None:
     assert list(data["methods"]) == ["minmax", "percentile", "mse", "kl"]
     assert data["method"] in data["methods"]
     assert data["samples"] == {"all": 48, "calibrated": 36}
-    assert len(data["latencies"]) == {"ort-cpu": 1, "openvino": 2, "tensorrt": 0}[target]
+    timed = {"ort-cpu": (1,), "openvino": (1, 2), "tensorrt": (0,)}  # one more where there is bf16
+    assert len(data["latencies"]) in timed[target]
     assert bool(data["commands"]) is (target == "tensorrt")
     layers = [each for each in data["layers"] if each["sqnr"] is not None]
     assert len(layers) > 20

@@ -20,7 +20,7 @@ from onnxfold.quantization import floats
 from onnxfold.quantization.accuracy import compare_on
 from onnxfold.quantization.choose import Chosen, choose
 from onnxfold.quantization.folds import with_safe_folds
-from onnxfold.quantization.latency import INT8, RUNTIMES, latencies, slower
+from onnxfold.quantization.latency import RUNTIMES, latencies, refuse_slower
 from onnxfold.quantization.options import QuantizeOptions
 from onnxfold.quantization.prepare import Prepared, prepare
 from onnxfold.quantization.ranges import Calibrator
@@ -212,15 +212,8 @@ class _Job:
             threads=self.options.runtime_threads,
             progress=self.progress,
         )
-        for each in slower(measured):
-            if not self.options.force:
-                speed = each[INT8].speed_up
-                raise NotFasterError(
-                    f"the INT8 model is not faster than the float one on {each.title}"
-                    f"{f' in {each.precision}' if each.precision else ''}: "
-                    f"{speed.median if speed else 1:.2f} times its speed",
-                    "leave the model in float, or write it all the same with --force",
-                )
+        if not self.options.force:
+            refuse_slower(measured)
         return measured
 
     def _layers(self, prepared: Prepared, found: Chosen, proof: Proof) -> tuple[LayerReport, ...]:

@@ -1,6 +1,6 @@
 """Whether the quantized model is faster than the float one on its target."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 
 import onnx
@@ -8,6 +8,7 @@ import onnx
 from onnxfold.bench.inputs import Feed
 from onnxfold.bench.measurement import Measurement, measure
 from onnxfold.bench.runners import Precision
+from onnxfold.errors import NotFasterError
 
 Progress = Callable[[str], None]
 
@@ -49,9 +50,18 @@ def latencies(
     return tuple(found)
 
 
-def slower(measurements: tuple[Measurement, ...]) -> Iterator[Measurement]:
-    """Those in which the quantized model is not the faster one."""
+def refuse_slower(measurements: Sequence[Measurement]) -> None:
+    """Do not hand out a quantized model that does not pay.
+
+    Raises:
+        NotFasterError: On one of the runtimes, or in one precision, it is not the faster one.
+    """
     for measured in measurements:
         speed = measured[INT8].speed_up
         if speed is not None and speed.median <= 1:
-            yield measured
+            precision = f" in {measured.precision}" if measured.precision else ""
+            raise NotFasterError(
+                f"the INT8 model is not faster than the float one on {measured.title}{precision}: "
+                f"{speed.median:.2f} times its speed",
+                "leave the model in float, or write it all the same with --force",
+            )
