@@ -17,6 +17,7 @@ import sys
 import traceback
 import warnings
 from collections import Counter
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -43,8 +44,14 @@ def main() -> int:
             continue
         for exporter in network.exporters:
             if options.exporter in (None, exporter):
-                failed |= not _write(network, exporter, options)
+                failed |= not _write(_sized(network, options.size), exporter, options)
     return int(failed)
+
+
+def _sized(network: networks.Network, size: int | None) -> networks.Network:
+    if size is None:
+        return network
+    return replace(network, shape=(*network.shape[:-2], size, size))
 
 
 def _write(network: networks.Network, exporter: str, options: argparse.Namespace) -> bool:
@@ -70,6 +77,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--exporter", choices=networks.EXPORTERS, help="only this exporter")
     parser.add_argument("--full", type=Path, help="folder for the models with their weights")
     parser.add_argument("--skeletons", type=Path, help="folder for the skeletons")
+    parser.add_argument("--size", type=int, help="height and width (default: the small one listed)")
     options = parser.parse_args()
     unknown = set(options.names) - {each.name for each in networks.NETWORKS}
     if unknown:

@@ -1,10 +1,10 @@
 """Quantizes one model as a peer does, in a process and if need be an environment of its own.
 
-    PYTHON tests/bench/quantization_peers.py RECIPE IN.onnx SAMPLES.npy OUT.onnx
+    PYTHON tests/bench/quantization_peers.py RECIPE IN.onnx SAMPLES.npy OUT
 
 SAMPLES.npy holds the calibration set, [samples, …] for the only input of the model. PYTHON needs
-onnx and ONNX Runtime, and for NNCF's recipes also nncf; nothing of onnxfold. What goes wrong is
-the last line of the error output.
+onnx and ONNX Runtime, for NNCF's recipes also nncf and OpenVINO; nothing of onnxfold. What goes
+wrong is the last line of the error output.
 """
 
 import importlib
@@ -34,8 +34,8 @@ class _Reader:
         return next(self._feeds, None)
 
 
-def _quantize_static(activations: str, per_channel: bool) -> Callable[..., None]:
-    """ONNX Runtime's quantizer after its own preparation, everything else at its defaults."""
+def _quantize_static(activations: str) -> Callable[..., None]:
+    """ONNX Runtime's quantizer after its own preparation, weights by channel, else its defaults."""
 
     def quantize(source: Path, samples: Array, target: Path) -> None:
         from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
@@ -52,40 +52,75 @@ def _quantize_static(activations: str, per_channel: bool) -> Callable[..., None]
                 quant_format=QuantFormat.QDQ,
                 activation_type=QuantType[activations],
                 weight_type=QuantType.QInt8,
-                per_channel=per_channel,
+                per_channel=True,
             )
 
     return quantize
 
 
-def _nncf(preset: str, transformer: bool = False) -> Callable[..., None]:
-    """NNCF's post-training quantization of the ONNX model, fast bias correction included."""
+def _nncf(preset: str, transformer: bool = False, smooth: bool = True) -> Callable[..., None]:
+    """NNCF's post-training quantization of the ONNX model, fast bias correction included.
+
+    Args:
+        preset: `PERFORMANCE`: activations are symmetric; `MIXED`: some are not.
+        transformer: Tell NNCF that the model is one; it places Q/DQ by other rules.
+        smooth: For those, whether SmoothQuant scales channels.
+    """
 
     def quantize(source: Path, samples: Array, target: Path) -> None:
-        nncf: Any = importlib.import_module("nncf")  # in an environment of its own
-
-        name = _input_name(source)
-        dataset = nncf.Dataset(samples, lambda sample: {name: np.ascontiguousarray(sample[None])})
-        quantized = nncf.quantize(
-            onnx.load(source),
-            dataset,
-            preset=getattr(nncf.QuantizationPreset, preset),
-            target_device=nncf.TargetDevice.CPU,
-            subset_size=len(samples),
-            model_type=nncf.ModelType.TRANSFORMER if transformer else None,
+        onnx.save(
+            _nncf_quantized(onnx.load(source), source, samples, preset, transformer, smooth), target
         )
-        onnx.save(quantized, target)
 
     return quantize
 
 
+def _nncf_ir(preset: str, transformer: bool = False) -> Callable[..., None]:
+    """The same of the model as OpenVINO reads it, which only OpenVINO runs."""
+
+    def quantize(source: Path, samples: Array, target: Path) -> None:
+        openvino: Any = importlib.import_module("openvino")
+
+        model = openvino.Core().read_model(source)
+        quantized = _nncf_quantized(model, source, samples, preset, transformer, smooth=True)
+        openvino.save_model(quantized, target, compress_to_fp16=False)
+
+    return quantize
+
+
+def _nncf_quantized(
+    model: Any, source: Path, samples: Array, preset: str, transformer: bool, smooth: bool
+) -> Any:
+    nncf: Any = importlib.import_module("nncf")  # in an environment of its own
+    more: dict[str, Any] = {}
+    if not smooth:
+        names = importlib.import_module("nncf.quantization.advanced_parameters")
+        off = names.AdvancedSmoothQuantParameters(convolution=-1.0, matmul=-1.0)
+        more["advanced_parameters"] = nncf.AdvancedQuantizationParameters(smooth_quant_alphas=off)
+    name = _input_name(source)
+    return nncf.quantize(
+        model,
+        nncf.Dataset(samples, lambda sample: {name: np.ascontiguousarray(sample[None])}),
+        preset=getattr(nncf.QuantizationPreset, preset),
+        target_device=nncf.TargetDevice.CPU,
+        subset_size=len(samples),
+        fast_bias_correction=True,
+        model_type=nncf.ModelType.TRANSFORMER if transformer else None,
+        **more,
+    )
+
+
 RECIPES: Mapping[str, Callable[[Path, Array, Path], None]] = MappingProxyType(
     {
-        "ort-u8s8": _quantize_static("QUInt8", per_channel=True),
-        "ort-s8s8": _quantize_static("QInt8", per_channel=False),
+        "ort-u8s8": _quantize_static("QUInt8"),
+        "ort-s8s8": _quantize_static("QInt8"),
         "nncf-performance": _nncf("PERFORMANCE"),
         "nncf-mixed": _nncf("MIXED"),
         "nncf-transformer": _nncf("MIXED", transformer=True),
+        "nncf-transformer-plain": _nncf("MIXED", transformer=True, smooth=False),
+        "nncf-ir-performance": _nncf_ir("PERFORMANCE"),
+        "nncf-ir-mixed": _nncf_ir("MIXED"),
+        "nncf-ir-transformer": _nncf_ir("MIXED", transformer=True),
     }
 )
 """What each peer does to a model, by name."""

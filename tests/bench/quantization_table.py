@@ -1,87 +1,279 @@
-"""The tables of `tests.bench.quantization`: what every variant showed, and what that says."""
+"""The tables of `tests.bench.quantization`: what every model showed, and what that says."""
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from pathlib import Path
 
-from tests.bench import quantization_peers
+from tests.bench.quantization_accuracy import Verdict, verdicts
+from tests.bench.quantization_make import Made, Shelf
+from tests.bench.quantization_networks import (
+    BFLOAT,
+    FLOAT,
+    NETWORKS,
+    OURS,
+    TARGETS,
+    UNMERGED,
+    peers,
+)
+from tests.bench.quantization_speed import Pace, paces
 
-NETWORKS = {
-    "deeplabv3plus_resnet18": "DeepLabV3+ R18",
-    "unet_resnet18": "U-Net R18",
-    "fpn_resnet18": "FPN R18",
-    "unet_mobilenet_v2": "U-Net MobileNetV2",
-    "deeplabv3plus_mobilenet_v2": "DeepLabV3+ MobileNetV2",
-    "segformer_b0": "SegFormer-B0",
-    "fastvit_sa12_fpn": "FastViT-SA12 + FPN",
-    "mobileone_s0": "MobileOne-S0",
-    "repvgg_a0": "RepVGG-A0",
-    "demo": "demonstration (trained)",
-}
-"""What is measured, and what it is called in tables."""
-
-TARGETS = {"ort": "ort-cpu", "openvino": "openvino"}
-FLOAT, BFLOAT = "float32", "bfloat16"
-OURS, UNMERGED = "onnxfold", "onnxfold, unmerged"
+_TITLES = {"ort": "ONNX Runtime", "openvino": "OpenVINO"}
+_LEAST_SPEED, _LEAST_SHARE, _MOST_DROP, _COLLAPSED, _MERGED = 0.98, 0.98, 0.3, 6.0, 1.0
+_COLLAPSING = (
+    "unet_mobilenet_v2",
+    "deeplabv3plus_mobilenet_v2",
+    "fastvit_sa12_fpn",
+    "mobileone_s0",
+)
+_WORST = 5
+"""How many shortfalls of a kind are named."""
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Row:
-    """What one variant of a network showed on one runtime.
+    """All that is known about the models of one network on one runtime, by variant.
 
     Attributes:
         network: As in `NETWORKS`.
         runtime: As in `TARGETS`.
-        variant: What made the model.
-        milliseconds: Median of a run.
-        speed: How many times faster than float32: the median, and where it lies with 95 %.
-        beaten_by: How many times faster our model is, round by round.
-        sqnr: Signal to noise ratio of the output, in dB.
-        varying: The same without the mean of each channel.
-        agreement: Equal labels in percent.
-        iou_drop: Points of mean IoU lost, where the labels are known.
-        int8_share: Share of the multiply-adds that run in INT8.
-        floats: The layers with multiply-adds that do not, with the reason.
-        error: Why there are no figures; empty if there are.
+        verdicts: How near they are to float32.
+        paces: How fast they are; empty before the stage `speed`.
+        made: When and how ours were made.
     """
 
     network: str
     runtime: str
-    variant: str
-    milliseconds: float | None = None
-    speed: tuple[float, float, float] | None = None
-    beaten_by: float | None = None
-    sqnr: float | None = None
-    varying: float | None = None
-    agreement: float | None = None
-    iou_drop: float | None = None
-    int8_share: float | None = None
-    floats: dict[str, str] = field(default_factory=dict)
-    error: str = ""
+    verdicts: Mapping[str, Verdict]
+    paces: Mapping[str, Pace]
+    made: Mapping[str, Made]
+
+    @property
+    def peers(self) -> list[str]:
+        """The peers whose models run."""
+        named = peers(self.network, self.runtime)
+        return [name for name in named if name in self.verdicts and not self.verdicts[name].error]
+
+    @property
+    def ours(self) -> Verdict | None:
+        """Of our model; None where there is none."""
+        verdict = self.verdicts.get(OURS)
+        return None if verdict is None or verdict.error else verdict
 
 
-HEAD = (
-    "| network | runtime | variant | ms | speed over float32 | SQNR dB | of what varies | labels % "
-    "| mIoU lost | INT8 % |",
-    "|" + "---|" * 10,
+@dataclass(frozen=True, slots=True)
+class Shortfall:
+    """A goal that one row misses.
+
+    Attributes:
+        kind: Which goal.
+        by: How far, in a unit of its own; larger is worse.
+        text: What a reader should know.
+    """
+
+    kind: str
+    by: float
+    text: str
+
+
+def document(folder: Path) -> str:
+    """Everything as Markdown: the comparison, the goals, what is missed, and the details."""
+    rows = [row for name in NETWORKS for row in _rows(folder / name, name)]
+    parts = [_comparison(rows, runtime) for runtime in TARGETS]
+    parts += [_merged(rows), _missed(rows), _details(rows), _float_layers(rows)]
+    return "\n\n".join("\n".join(part) for part in parts if part) + "\n"
+
+
+def _rows(folder: Path, name: str) -> Iterator[Row]:
+    shelf = Shelf(folder)
+    contents = shelf.contents()
+    for runtime in TARGETS:
+        if judged := verdicts(shelf, runtime):
+            yield Row(name, runtime, judged, paces(shelf, runtime), contents)
+
+
+def _comparison(rows: Iterable[Row], runtime: str) -> list[str]:
+    """One line for each network, its peers in columns."""
+    listed = [row for row in rows if row.runtime == runtime]
+    if not listed:
+        return []
+    columns = list(dict.fromkeys(name for row in listed for name in peers(row.network, runtime)))
+    floats = (BFLOAT,) if runtime == "openvino" else ()
+    head = ["network", "float32 ms", *floats, "onnxfold", "in INT8 %", *columns, "goals"]
+    lines = [f"### {_TITLES[runtime]}: speed over float32 · SQNR dB · labels %", ""]
+    lines += [_line(head), "|" + "---|" * len(head)]
+    for row in listed:
+        ours = row.ours
+        share = "–" if ours is None else _percent(ours.int8_share)
+        shown = [_cell(row, name) for name in (*floats, OURS)]
+        found = "; ".join(each.text for each in shortfalls(row)) or "yes"
+        goals = found if OURS in row.paces else f"{found}; speed not measured"
+        cells = [NETWORKS[row.network], _milliseconds(row), *shown, share]
+        lines.append(_line([*cells, *(_cell(row, name) for name in columns), goals]))
+    return lines
+
+
+def _line(cells: Iterable[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _milliseconds(row: Row) -> str:
+    return f"{row.paces[FLOAT].milliseconds:.1f}" if FLOAT in row.paces else "–"
+
+
+def _cell(row: Row, name: str) -> str:
+    verdict = row.verdicts.get(name)
+    if verdict is None:
+        return "–"
+    if verdict.error:
+        return "fails"
+    pace = row.paces.get(name)
+    speed = "–" if pace is None else f"{pace.speed[0]:.2f}"
+    drop = "" if verdict.iou_drop is None else f" · {-verdict.iou_drop:+.2f} mIoU"
+    return f"{speed} · {_number(verdict.sqnr, 1)} · {_number(verdict.agreement, 1)}{drop}"
+
+
+def shortfalls(row: Row) -> list[Shortfall]:
+    """Which goals the models of ours miss."""
+    ours = row.ours
+    if ours is None:
+        verdict = row.verdicts.get(OURS)
+        return [Shortfall("made", math.inf, verdict.error if verdict else "not made")]
+    return [*_slow(row), *_noisy(row, ours), *_partly_float(row, ours), *_drops(row, ours)]
+
+
+def _slow(row: Row) -> Iterator[Shortfall]:
+    if OURS not in row.paces:
+        return
+    behind = {name: pace.behind[0] for name, pace in row.paces.items() if pace.behind is not None}
+    for name in (FLOAT, BFLOAT):
+        if name in behind and behind[name] <= 1:
+            text = f"{behind[name]:.2f} × {name}, so it is not written"
+            yield Shortfall("above float", 1 - behind[name], text)
+    best = min((name for name in row.peers if name in behind), key=behind.__getitem__, default="")
+    if best and behind[best] < _LEAST_SPEED:
+        text = f"{behind[best]:.2f} × the speed of {best}"
+        yield Shortfall("speed", _LEAST_SPEED - behind[best], text)
+
+
+def _is_of_use(row: Row, peer: str) -> bool:
+    """Whether a peer's model is faster than float32: else it is no rival by being exact."""
+    pace = row.paces.get(peer)
+    return pace is None or pace.speed[0] > 1
+
+
+def _noisy(row: Row, ours: Verdict) -> Iterator[Shortfall]:
+    running = {name: row.verdicts[name] for name in row.peers if _is_of_use(row, name)}
+    if not running:
+        return
+    best = max(running, key=lambda name: running[name].sqnr or -math.inf)
+    gain = (ours.sqnr or -math.inf) - (running[best].sqnr or -math.inf)
+    least = _COLLAPSED if row.network in _COLLAPSING else 0.0
+    if gain <= least:
+        wanted = f", {least:.0f} wanted" if least else ""
+        yield Shortfall("SQNR", least - gain, f"SQNR {gain:+.1f} dB to {best}{wanted}")
+    best = max(running, key=lambda name: running[name].agreement or 0.0)
+    gain = (ours.agreement or 0.0) - (running[best].agreement or 0.0)
+    if gain < 0:
+        yield Shortfall("labels", -gain, f"labels {gain:+.1f} points to {best}")
+
+
+def _partly_float(row: Row, ours: Verdict) -> Iterator[Shortfall]:
+    share = ours.int8_share
+    if share is not None and share < _LEAST_SHARE:
+        yield Shortfall("INT8", _LEAST_SHARE - share, f"{_percent(share)} % in INT8")
+    if ours.runtime_weights:
+        text = f"{ours.runtime_weights} weights dequantized in every run"
+        yield Shortfall("weights", ours.runtime_weights, text)
+
+
+def _drops(row: Row, ours: Verdict) -> Iterator[Shortfall]:
+    for name in (OURS, UNMERGED):
+        verdict = row.verdicts.get(name)
+        drop = 0.0 if verdict is None else verdict.iou_drop or 0.0
+        if drop > _MOST_DROP:
+            yield Shortfall("mIoU", drop - _MOST_DROP, f"{drop:.2f} points of mIoU lost by {name}")
+    unmerged = row.verdicts.get(UNMERGED)
+    if unmerged is not None and not unmerged.error:
+        cost = (unmerged.sqnr or 0.0) - (ours.sqnr or 0.0)
+        if cost > _MERGED:
+            text = f"{cost:.1f} dB below the unmerged graph"
+            yield Shortfall("merged", cost - _MERGED, text)
+
+
+def _merged(rows: Sequence[Row]) -> list[str]:
+    """Merged graphs beside the same with their branches apart."""
+    lines = ["### Merged and unmerged: SQNR dB · labels % · MACs in INT8 %", ""]
+    lines += [_line(["network", "runtime", "merged", "unmerged", "cost dB"]), "|" + "---|" * 5]
+    for row in rows:
+        ours, apart = row.ours, row.verdicts.get(UNMERGED)
+        if ours is None or apart is None:
+            continue
+        cost = "–" if apart.error else f"{(apart.sqnr or 0.0) - (ours.sqnr or 0.0):.1f}"
+        cells = [NETWORKS[row.network], _TITLES[row.runtime], _accuracy(ours), _accuracy(apart)]
+        lines.append(_line([*cells, cost]))
+    return lines
+
+
+def _accuracy(verdict: Verdict) -> str:
+    if verdict.error:
+        return verdict.error
+    share = _percent(verdict.int8_share)
+    return f"{_number(verdict.sqnr, 1)} · {_number(verdict.agreement, 1)} · {share}"
+
+
+def _missed(rows: Sequence[Row]) -> list[str]:
+    """The worst shortfalls of every kind."""
+    kinds: dict[str, list[tuple[Shortfall, Row]]] = {}
+    for row in rows:
+        for each in shortfalls(row):
+            kinds.setdefault(each.kind, []).append((each, row))
+    lines = ["### Missed goals, the worst first", ""]
+    for kind, found in kinds.items():
+        worst = sorted(found, key=lambda pair: -pair[0].by)[:_WORST]
+        told = [f"{NETWORKS[r.network]} on {_TITLES[r.runtime]}: {each.text}" for each, r in worst]
+        lines.append(f"- {kind} ({len(found)} of {len(rows)}): {'; '.join(told)}")
+    return lines if kinds else ["Every goal is met."]
+
+
+_HEAD = (
+    *("network", "runtime", "model", "ms", "speed over float32", "ours / it", "SQNR dB"),
+    *("of what varies", "labels %", "mIoU lost", "INT8 %", "weights dequantized", "made"),
 )
 
 
-def line(row: Row) -> str:
-    """A row of the table."""
-    cells = [NETWORKS[row.network], row.runtime, row.variant]
-    if row.error:
-        return "| " + " | ".join([*cells, f"failed: {row.error}", *[""] * 6]) + " |"
-    median, low, high = row.speed or (float("nan"),) * 3
-    cells += [
-        _number(row.milliseconds, 2),
-        f"{median:.2f} ({low:.2f}–{high:.2f})",
-        _number(row.sqnr, 1),
-        _number(row.varying, 1),
-        _number(row.agreement, 2),
-        _number(row.iou_drop, 2),
-        _percent(row.int8_share),
-    ]
-    return "| " + " | ".join(cells) + " |"
+def _details(rows: Sequence[Row]) -> list[str]:
+    """All figures of all models."""
+    lines = ["### All figures", "", _line(_HEAD), "|" + "---|" * len(_HEAD)]
+    return lines + [_detail(row, name) for row in rows for name in row.verdicts]
+
+
+def _detail(row: Row, name: str) -> str:
+    verdict, pace = row.verdicts[name], row.paces.get(name)
+    cells = [NETWORKS[row.network], row.runtime, name]
+    if verdict.error:
+        return _line([*cells, f"fails: {verdict.error}", *[""] * (len(_HEAD) - 4)])
+    made = row.made.get(name) or row.made.get(f"{name}.{row.runtime}")
+    return _line(
+        [
+            *cells,
+            "–" if pace is None else f"{pace.milliseconds:.2f}",
+            "–" if pace is None else _interval(pace.speed),
+            "–" if pace is None or pace.behind is None else f"{pace.behind[0]:.2f}",
+            _number(verdict.sqnr, 1),
+            _number(verdict.varying, 1),
+            _number(verdict.agreement, 2),
+            _number(verdict.iou_drop, 2),
+            _percent(verdict.int8_share),
+            "–" if verdict.runtime_weights is None else str(verdict.runtime_weights),
+            "" if made is None else made.when,
+        ]
+    )
+
+
+def _interval(speed: Sequence[float]) -> str:
+    median, low, high = speed
+    return f"{median:.2f} ({low:.2f}–{high:.2f})"
 
 
 def _percent(share: float | None) -> str:
@@ -92,55 +284,17 @@ def _number(value: float | None, digits: int) -> str:
     return "–" if value is None else f"{value:.{digits}f}"
 
 
-GOALS = (
-    "| network | runtime | speed: ours / best peer | SQNR: ours − best peer | INT8 % | verdict |",
-    "|" + "---|" * 6,
-)
-_LEAST_SPEED, _LEAST_SHARE, _MOST_DROP, _COLLAPSED = 0.98, 0.98, 0.3, 6.0
-_COLLAPSING = (
-    "unet_mobilenet_v2",
-    "deeplabv3plus_mobilenet_v2",
-    "fastvit_sa12_fpn",
-    "mobileone_s0",
-)
-
-
-def goal(rows: Sequence[Row]) -> str:
-    """What the rows of one network on one runtime say about the goals."""
-    by_name = {row.variant: row for row in rows}
-    first, ours = rows[0], by_name.get(OURS)
-    cells = [NETWORKS[first.network], first.runtime]
-    peers = [row for name, row in by_name.items() if name in quantization_peers.RECIPES]
-    running = [row for row in peers if not row.error]
-    if ours is None or ours.error or not running:
-        return "| " + " | ".join([*cells, "–", "–", "–", ours.error if ours else "no peer"]) + " |"
-    speed = min(row.beaten_by or 0.0 for row in running)
-    gain = (ours.sqnr or 0.0) - max(row.sqnr or 0.0 for row in running)
-    cells += [f"{speed:.2f}", f"{gain:+.1f}", _percent(ours.int8_share)]
-    return "| " + " | ".join([*cells, "; ".join(_shortfalls(ours, by_name, speed, gain))]) + " |"
-
-
-def _shortfalls(ours: Row, by_name: Mapping[str, Row], speed: float, gain: float) -> Iterator[str]:
-    floats = by_name.get(BFLOAT, by_name[FLOAT])
-    least = _COLLAPSED if ours.network in _COLLAPSING else 0.0
-    checks = {
-        "slower than the best peer": speed < _LEAST_SPEED,
-        "slower than float": (floats.beaten_by or 0.0) < 1.0,
-        f"SQNR not {least:g} dB above the best peer": gain <= least,
-        "too little in INT8": ours.int8_share is not None and ours.int8_share < _LEAST_SHARE,
-        "too much mIoU lost": (ours.iou_drop or 0.0) > _MOST_DROP,
-    }
-    if (unmerged := by_name.get(UNMERGED)) is not None and not unmerged.error:
-        is_as_whole = (unmerged.int8_share or 0.0) >= _LEAST_SHARE
-        cost = (unmerged.sqnr or 0.0) - (ours.sqnr or 0.0)
-        checks["more than 1 dB below the unmerged graph"] = is_as_whole and cost > 1.0
-    found = [text for text, is_short in checks.items() if is_short]
-    yield from found or ["met"]
-
-
-def float_layers(rows: Iterable[Row]) -> Iterator[str]:
-    """The layers that our models leave in float, with the reason."""
+def _float_layers(rows: Iterable[Row]) -> list[str]:
+    """What our models leave in float, with the reason, as `quantize` says it."""
+    lines = []
     for row in rows:
-        if row.variant == OURS:
-            for layer, reason in row.floats.items():
-                yield f"{row.network}, {row.runtime}, {layer}: {reason}"
+        made = row.made.get(f"{OURS}.{row.runtime}")
+        reasons: dict[str, list[str]] = {}
+        for layer, reason in (made.floats if made else {}).items():
+            reasons.setdefault(reason, []).append(layer)
+        for reason, layers in reasons.items():
+            named = ", ".join(f"`{layer}`" for layer in layers[:2])
+            more = f" and {len(layers) - 2} more" if len(layers) > 2 else ""
+            where = f"{NETWORKS[row.network]}, {_TITLES[row.runtime]}"
+            lines.append(f"- {where}: {named}{more}: {reason}")
+    return ["### Layers that stay float in our models", "", *lines] if lines else []
