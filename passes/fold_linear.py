@@ -5,9 +5,11 @@
 What it does:
     All that `merge_branches`, `fold_skip`, `merge_sequential`, `fold_data` and `fold_upsample` do,
     at once and in any topology: what those reach only in several steps, each of which must gain by
-    itself, is reached here when the whole gains.
+    itself, is reached here when the whole gains. Option: `target` (any, ort-cpu, openvino or
+    tensorrt), for what operators cost there.
 When it applies:
-    The result is cheaper by the cost model.
+    The result is cheaper by the cost model of the target; by a tenth if it multiplies more, or
+    needs more convolutions and multiplies less.
 When it refuses:
     Whatever those passes refuse: borders, other readers, unknown extents, rates that are those of
     no single convolution, and merges that would cost more than they save.
@@ -23,20 +25,22 @@ from collections.abc import Sequence
 
 import onnx_ir as ir
 
+from onnxfold.cost.machine import CostModel
+from onnxfold.cost.machines import MachineOptions, machine_named
 from onnxfold.linear.emit import emit_collapse
 from onnxfold.linear.reading import LINEAR_OPS
 from onnxfold.linear.region import Collapse, Steps, collapse
 from onnxfold.linear.roots import is_inside_larger
-from onnxfold.pipeline.passes import NoOptions, RulePass
+from onnxfold.pipeline.passes import RulePass
 from onnxfold.rewrite.builder import Builder
 from onnxfold.rewrite.rule import AnyRule, Reject, Rule
 
 STEPS = Steps(inlined=LINEAR_OPS, into_kernels=LINEAR_OPS, only_meeting=False)
 
 
-def match(node: ir.Node) -> Collapse | Reject | None:
+def match(node: ir.Node, costs: CostModel) -> Collapse | Reject | None:
     """The last node of a linear region."""
-    return None if is_inside_larger(node) else collapse(node, STEPS)
+    return None if is_inside_larger(node) else collapse(node, STEPS, costs)
 
 
 def rewrite(found: Collapse, build: Builder) -> ir.Value | Reject:
@@ -44,10 +48,12 @@ def rewrite(found: Collapse, build: Builder) -> ir.Value | Reject:
     return emit_collapse(found, build)
 
 
-def rules(_: NoOptions) -> Sequence[AnyRule]:
+def rules(options: MachineOptions) -> Sequence[AnyRule]:
     """The one rule."""
-    return (RULE,)
+    costs = machine_named(options.target)
+    return (
+        Rule("linear_region", LINEAR_OPS - {"Split"}, lambda node: match(node, costs), rewrite),
+    )
 
 
-RULE = Rule("linear_region", LINEAR_OPS - {"Split"}, match, rewrite)
-PASS = RulePass("fold_linear", rules, __doc__ or "")
+PASS = RulePass("fold_linear", rules, __doc__ or "", options_type=MachineOptions)

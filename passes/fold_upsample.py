@@ -6,10 +6,11 @@
 What it does:
     Lets a Conv behind a nearest Resize or Upsample read the small image: for n = 2 and a 3×3 kernel
     4 products for each output in place of 9. Where a Concat stands in between, as in a decoder, the
-    Conv is split over its operands, and only the part that reads the small image changes.
+    Conv is split over its operands, and only the part that reads the small image changes. Option:
+    `target` (any, ort-cpu, openvino or tensorrt), for what operators cost there.
 When it applies:
-    The result is cheaper by the cost model: with few channels a ConvTranspose costs more in memory
-    traffic than it saves in products.
+    The result is cheaper by the cost model of the target: with few channels a ConvTranspose of
+    ONNX Runtime costs more in memory traffic than it saves in products, one of OpenVINO does not.
 When it refuses:
     A Resize that does not repeat every pixel the same number of times; an upsampled image with
     another reader; a result that would cost more.
@@ -24,9 +25,11 @@ from collections.abc import Sequence
 
 import onnx_ir as ir
 
+from onnxfold.cost.machine import CostModel
+from onnxfold.cost.machines import MachineOptions, machine_named
 from onnxfold.linear.emit import emit_collapse
 from onnxfold.linear.region import Collapse, Steps, collapse
-from onnxfold.pipeline.passes import NoOptions, RulePass
+from onnxfold.pipeline.passes import RulePass
 from onnxfold.rewrite.builder import Builder
 from onnxfold.rewrite.rule import AnyRule, Reject, Rule
 
@@ -36,9 +39,9 @@ STEPS = Steps(
 )
 
 
-def match(node: ir.Node) -> Collapse | Reject | None:
+def match(node: ir.Node, costs: CostModel) -> Collapse | Reject | None:
     """A convolution of an upsampled image, or of a Concat that holds one."""
-    return collapse(node, STEPS, wanted=_UPSAMPLING)
+    return collapse(node, STEPS, costs, wanted=_UPSAMPLING)
 
 
 def rewrite(found: Collapse, build: Builder) -> ir.Value | Reject:
@@ -46,10 +49,12 @@ def rewrite(found: Collapse, build: Builder) -> ir.Value | Reject:
     return emit_collapse(found, build)
 
 
-def rules(_: NoOptions) -> Sequence[AnyRule]:
+def rules(options: MachineOptions) -> Sequence[AnyRule]:
     """The one rule."""
-    return (RULE,)
+    costs = machine_named(options.target)
+    return (
+        Rule("nearest_before_conv", frozenset({"Conv"}), lambda node: match(node, costs), rewrite),
+    )
 
 
-RULE = Rule("nearest_before_conv", frozenset({"Conv"}), match, rewrite)
-PASS = RulePass("fold_upsample", rules, __doc__ or "")
+PASS = RulePass("fold_upsample", rules, __doc__ or "", options_type=MachineOptions)

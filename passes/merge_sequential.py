@@ -7,9 +7,10 @@ What it does:
     Composes a convolution, transposed convolution or counting average pooling with the one that it
     alone reads, constants in between included: 1×1 and k×k in either order, 1×1 and 1×1, strided
     and transposed ones, depthwise and pointwise. Two MatMul with constant matrices become one.
+    Option: `target` (any, ort-cpu, openvino or tensorrt), for what operators cost there.
 When it applies:
-    The result is cheaper by the cost model: linear expansions and over-parameterized sequences are;
-    a bottleneck, and a depthwise kernel that would become dense, are not.
+    The result is cheaper by the cost model of the target: linear expansions and over-parameterized
+    sequences are; a bottleneck, and a depthwise kernel that would become dense, are not.
 When it refuses:
     An intermediate result with another reader; a bias or a reach across the border that the second
     kernel pads; a stride before an upsampling; a result that would cost more.
@@ -27,6 +28,8 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from onnxfold.cost.machine import CostModel
+from onnxfold.cost.machines import MachineOptions, machine_named
 from onnxfold.ir.constants import float_constant
 from onnxfold.ir.graph import has_other_readers, is_op, producer
 from onnxfold.ir.shapes import rank
@@ -34,16 +37,16 @@ from onnxfold.linear.affine import AFFINE_OPS
 from onnxfold.linear.emit import emit_collapse
 from onnxfold.linear.reading import WINDOW_OPS
 from onnxfold.linear.region import Collapse, Steps, collapse
-from onnxfold.pipeline.passes import NoOptions, RulePass
+from onnxfold.pipeline.passes import RulePass
 from onnxfold.rewrite.builder import Builder
 from onnxfold.rewrite.rule import AnyRule, Reject, Rule
 
 STEPS = Steps(inlined=WINDOW_OPS | AFFINE_OPS, into_kernels=WINDOW_OPS, only_meeting=False)
 
 
-def match_windows(node: ir.Node) -> Collapse | Reject | None:
+def match_windows(node: ir.Node, costs: CostModel) -> Collapse | Reject | None:
     """A convolution of what another one computes."""
-    return collapse(node, STEPS, wanted=WINDOW_OPS)
+    return collapse(node, STEPS, costs, wanted=WINDOW_OPS)
 
 
 def rewrite_windows(found: Collapse, build: Builder) -> ir.Value | Reject:
@@ -116,11 +119,14 @@ def rewrite_products(found: ProductOfProduct, build: Builder) -> ir.Value:
     return build.op("Add", [product, build.constant(shift, found.dtype)])
 
 
-def rules(_: NoOptions) -> Sequence[AnyRule]:
+def rules(options: MachineOptions) -> Sequence[AnyRule]:
     """Convolutions, then matrix products."""
-    return (WINDOWS, PRODUCTS)
+    costs = machine_named(options.target)
+    windows = Rule(
+        "conv_of_conv", WINDOW_OPS, lambda node: match_windows(node, costs), rewrite_windows
+    )
+    return (windows, PRODUCTS)
 
 
-WINDOWS = Rule("conv_of_conv", WINDOW_OPS, match_windows, rewrite_windows)
 PRODUCTS = Rule("product_of_product", frozenset({"MatMul"}), match_products, rewrite_products)
-PASS = RulePass("merge_sequential", rules, __doc__ or "")
+PASS = RulePass("merge_sequential", rules, __doc__ or "", options_type=MachineOptions)

@@ -9,7 +9,7 @@ from onnxfold.algebra.cost import Footprint
 
 @dataclass(frozen=True, slots=True)
 class CostModel:
-    """A machine in five numbers; the defaults are of the order of two cores of a server CPU.
+    """A machine in six numbers; the defaults are those of ONNX Runtime in `machines.py`.
 
     Only ratios matter: a rewrite is made when the operators it removes cost more than the ones it
     makes. Seconds per operator are the larger of arithmetic and memory traffic, plus a start.
@@ -17,18 +17,21 @@ class CostModel:
     Attributes:
         multiply_adds_per_second: Of convolutions that mix channels.
         depthwise_multiply_adds_per_second: Of convolutions that do not; no channel is reused there.
-        transposed_share: How fast a ConvTranspose multiplies, as a share of a Conv. Runtimes write
-            it as a matrix product whose result is then scattered, which costs traffic besides.
+        transposed_share: How fast a ConvTranspose multiplies, as a share of a Conv.
+        scatter_passes: How often the products of a ConvTranspose are moved before they are added
+            up. A runtime that writes it as a matrix product whose result is scattered moves them
+            often, in the layout that this takes; one that gathers what each output needs, hardly.
         bytes_per_second: Memory traffic.
         start_seconds: What every operator costs however small it is.
         element_bytes: Bytes of one number.
     """
 
-    multiply_adds_per_second: float = 6e10
-    depthwise_multiply_adds_per_second: float = 1.2e10
-    transposed_share: float = 0.6
-    bytes_per_second: float = 1.5e10
-    start_seconds: float = 3e-6
+    multiply_adds_per_second: float = 2.3e11
+    depthwise_multiply_adds_per_second: float = 1.65e11
+    transposed_share: float = 0.69
+    scatter_passes: float = 9.5
+    bytes_per_second: float = 9.4e10
+    start_seconds: float = 0.5e-6
     element_bytes: int = 4
 
     def convolution(self, footprint: Footprint, out_extents: Sequence[int]) -> float:
@@ -55,10 +58,10 @@ class CostModel:
 
     def _transposed(self, footprint: Footprint, out_extents: Sequence[int]) -> float:
         in_extents = source_extents(footprint, out_extents)
-        scattered = footprint.out_channels * math.prod(footprint.taps) * math.prod(in_extents)
+        products = footprint.out_channels * math.prod(footprint.taps) * math.prod(in_extents)
         traffic = (
             footprint.in_channels * math.prod(in_extents)
-            + 2 * scattered
+            + self.scatter_passes * products
             + footprint.out_channels * math.prod(out_extents)
             + footprint.weights
         )
