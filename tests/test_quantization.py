@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -24,10 +25,13 @@ from onnxfold.errors import (
 from onnxfold.model import load
 from onnxfold.optimization import OptimizeOptions, optimize
 from onnxfold.quantization import QuantizeOptions, quantize
+from onnxfold.quantization.choose import best_method
 from onnxfold.quantization.floats import with_shapes
 from onnxfold.quantization.latency import latencies, refuse_slower
 from onnxfold.quantization.observed import observed_values
 from onnxfold.quantization.samples import use_of
+from onnxfold.quantize.adaptive_rounding import Rounding
+from onnxfold.quantize.metrics import Agreement, Comparison, Confusion, Distortion, OutputComparison
 from onnxfold.targets.proof import Precision
 from onnxfold.targets.target import TARGETS, target_named
 from tests import zoo
@@ -176,7 +180,8 @@ def test_a_budget_leaves_layers_in_float() -> None:
     whole = quantize(net(6), None, feeds(), target="tensorrt", options=QuantizeOptions(**QUICK))
     drop = whole.report.accuracy[0].comparison.drop
     assert drop is not None
-    assert drop > 0.5
+    assert drop > 1
+    assert any(f"{drop:.1f} % of the labels change" in note for note in whole.report.notes)
 
 
 def test_a_budget_that_cannot_be_kept(tmp_path: Path) -> None:
@@ -321,7 +326,13 @@ def test_merged_branches_that_harm_are_split(identity: float, harms: bool) -> No
         "wy": drawn(4, 32, 1, 1, scale=1.0),
     }
     model = parse(BLOCK, {name: np.asarray(w, np.float32) for name, w in weights.items()})
-    options = QuantizeOptions(**QUICK, correct_biases=False, equalize=False, method=Method.MINMAX)
+    options = QuantizeOptions(
+        **QUICK,
+        method=Method.MINMAX,
+        equalize=False,
+        rounding=Rounding.NEAREST,  # the other one would nearly do without splitting
+        correct_biases=False,
+    )
     result = quantize(model, None, feeds(), target="tensorrt", options=options)
     notes = [note for note in result.report.notes if "merged" in note]
     assert len(notes) == 1, result.report.notes
@@ -358,6 +369,38 @@ def test_options_that_cannot_be_meant(bad: dict[str, Any]) -> None:
     with pytest.raises(OnnxfoldError) as caught:
         QuantizeOptions(**bad)
     assert caught.value.hint
+
+
+def compared(noise: float, changed: int = 0, labels: int = 1000) -> Comparison:
+    """A comparison of this much noise, in which this many labels have changed."""
+    agreement = Agreement(labels - changed, labels)
+    return Comparison({"y": OutputComparison(Distortion(1.0, noise), agreement)}, 1)
+
+
+@pytest.mark.parametrize(
+    ("found", "best"),
+    [
+        ({Method.MINMAX: compared(0.010), Method.MSE: compared(0.009)}, Method.MSE),
+        ({Method.MSE: compared(0.010), Method.PERCENTILE: compared(0.009)}, Method.MSE),
+        ({Method.MSE: compared(0.010), Method.PERCENTILE: compared(0.007)}, Method.PERCENTILE),
+        ({Method.MINMAX: compared(0.010), Method.KL: compared(0.0085)}, Method.MINMAX),
+        ({Method.MSE: compared(0.010, 50), Method.KL: compared(0.010, 20)}, Method.KL),
+        ({Method.MSE: compared(0.010, 5, 100), Method.KL: compared(0.010, 2, 100)}, Method.MSE),
+        ({Method.KL: compared(0.010)}, Method.KL),
+    ],
+)
+def test_ranges_that_cut_have_to_be_clearly_better(
+    found: dict[Method, Comparison], best: Method
+) -> None:
+    assert best_method(found) is best
+
+
+def test_labels_have_a_budget_where_it_is_known_which_are_right() -> None:
+    judged_by_truth = replace(compared(0.01), truth=(Confusion(np.eye(2, dtype=np.int64)),) * 2)
+    assert QuantizeOptions().budget(compared(0.01)) is None
+    assert QuantizeOptions().budget(judged_by_truth) == 0.3
+    assert QuantizeOptions(max_drop=2.0).budget(compared(0.01)) == 2.0
+    assert QuantizeOptions(max_drop=2.0).budget(judged_by_truth) == 2.0
 
 
 NETWORKS = ("unet_mobilenet_v2.script", "fastvit_sa12_fpn.script", "segformer_b0.dynamo")

@@ -1,12 +1,17 @@
 """How near the quantized model is to the float one, on the runtime that it is for."""
 
+import math
 from functools import reduce
 
 import onnx
 
 from onnxfold.bench.runners import Runner, Settings, content_of, open_runtime
+from onnxfold.errors import NotAccurateError
 from onnxfold.quantization.samples import Subset
 from onnxfold.quantize.metrics import Comparison
+
+_SURE, _MARGIN = 20.0, 10.0
+"""In dB: what bfloat16 beside the integers never costs, even where all is exact."""
 
 
 def compare_on(
@@ -30,6 +35,29 @@ def compare_on(
     return reduce(
         Comparison.merged,
         (_compare_one(before, after, names, samples, index) for index in range(len(samples))),
+    )
+
+
+def refuse_other_results(reference: Comparison, measured: Comparison, title: str) -> None:
+    """Do not hand out a model that its target computes wrongly.
+
+    Backends have bugs that only a run of theirs shows.
+
+    Args:
+        reference: The quantized model beside the float one on ONNX Runtime.
+        measured: The same on the target.
+        title: Of the target.
+
+    Raises:
+        NotAccurateError: The target is much further off.
+    """
+    limit = min(reference.sqnr, _SURE) - _MARGIN
+    if math.isnan(reference.sqnr) or measured.sqnr >= limit:
+        return
+    raise NotAccurateError(
+        f"{title} computes something else than ONNX Runtime from the quantized model: "
+        f"{measured.sqnr:.1f} dB, and not {reference.sqnr:.1f} dB",
+        "it has a bug: find the layers with --exclude and report them, or leave the model in float",
     )
 
 

@@ -12,6 +12,7 @@ from onnxfold.calibrate.statistics import Calibration
 from onnxfold.ir.graph import stamp_opset_versions
 from onnxfold.model import to_proto
 from onnxfold.quantization.floats import with_shapes
+from onnxfold.quantize.adaptive_rounding import AdaptiveRounding
 from onnxfold.quantize.emit import insert
 from onnxfold.quantize.grids import ranges_of
 from onnxfold.quantize.plan import Plan
@@ -54,6 +55,7 @@ class Builder:
         calibration: Of the float model.
         method: How ranges are chosen.
         excluded: What stays float in all of them.
+        rounding: Of their weights; None rounds each to the nearest integer.
     """
 
     model: onnx.ModelProto
@@ -61,6 +63,7 @@ class Builder:
     calibration: Calibration
     method: Method
     excluded: frozenset[str]
+    rounding: AdaptiveRounding | None = None
     _ranges: dict[str, Range] = field(default_factory=dict, init=False)
     _floats: ir.Model = field(init=False)
 
@@ -101,7 +104,8 @@ class Builder:
         stamp_opset_versions(copy)
         rewriter = Rewriter(copy, Ledger(), MemoryStore())
         insert(rewriter, plan, self._ranges_of(plan))
-        return to_proto(rewriter.model), plan
+        model = to_proto(rewriter.model)
+        return model if self.rounding is None else self.rounding.apply(model), plan
 
     def _ranges_of(self, plan: Plan) -> dict[str, Range]:
         if not plan.sources().keys() <= self._ranges.keys():

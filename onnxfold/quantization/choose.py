@@ -1,7 +1,7 @@
 """Chooses how ranges are made, and which layers stay float, by what models really do."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import onnx
 
@@ -22,6 +22,14 @@ Progress = Callable[[str], None]
 
 _NEARLY = 1.1
 """Methods whose drop is within this ratio of the least count as equally good by labels."""
+_CUTTING = frozenset((Method.PERCENTILE, Method.KL))
+"""Methods that cut off what occurs, whatever that costs."""
+_MARGIN = 1.0
+"""How many dB these have to gain: inputs that reach further than those that judge are cut more."""
+_FEW_LABELS = 1000
+"""With fewer labels than these, which of two models keeps more of them is chance."""
+_WORTH_A_WORD = 1.0
+"""Percent of labels that change from which on the report speaks of it."""
 _FOR_BIASES = 32
 """Samples that biases are corrected with, if the model is quick."""
 _FOR_TRIALS = 8
@@ -86,15 +94,21 @@ class _Choice:
 
     def run(self) -> Chosen:
         builder, methods = self._method()
+        builder = self._rounded(builder)
         slow, seconds = self._slow(builder)
         self.reasons.update(dict.fromkeys(slow, _SLOWER))
         self.progress("compiling the quantized model")
         settled = builder.settled(slow)
         model, comparison = self._judged(settled.model, (_FOR_BIASES, 0))
-        budget = self.options.max_drop
+        budget = self.options.budget(comparison)
         if budget is not None and comparison.drop is not None and comparison.drop > budget:
             settled = self._within(builder, settled, slow, seconds, budget)
             model, comparison = self._judged(settled.model, (_FOR_BIASES, _FOR_TRIALS, 0))
+        elif budget is None and (comparison.drop or 0.0) > _WORTH_A_WORD:
+            self.notes.append(
+                f"{comparison.drop:.1f} % of the labels change, for better or worse: --max-drop "
+                "keeps layers in float until fewer do"
+            )
         return Chosen(
             settled,
             model,
@@ -115,15 +129,32 @@ class _Choice:
                 self.prepared.calibration,
                 method,
                 frozenset(self.options.exclude),
+                self.prepared.rounding,
             )
             for method in ([wanted] if wanted is not None else Method)
         }
         found: dict[Method, Comparison] = {}
         for method, builder in builders.items():
             self.progress(f"trying ranges by {method}")
-            found[method] = self.prepared.evaluation.compare(builder.insert())
-        best = _best(found)
+            found[method] = self._judged(builder.insert(), (_FOR_TRIALS, 0))[1]
+        best = best_method(found)
         return builders[best], {str(method): each for method, each in found.items()}
+
+    def _rounded(self, builder: Builder) -> Builder:
+        """The builder, or one that rounds to the nearest integers where that is more exact."""
+        if builder.rounding is None or not builder.plan().layers:
+            return builder
+        self.progress("trying how to round weights")
+        nearest = replace(builder, rounding=None)
+        of_nearest, adaptive = (
+            self._judged(each.insert(), (_FOR_TRIALS, 0))[1] for each in (nearest, builder)
+        )
+        figures = f"{adaptive.sqnr:.1f} dB, and {of_nearest.sqnr:.1f} dB by nearest integers"
+        if _harm(of_nearest) < _harm(adaptive):
+            self.notes.append(f"weights are not rounded by what layers read: {figures}")
+            return nearest
+        self.notes.append(f"weights are rounded by what layers read: {figures}")
+        return builder
 
     def _slow(self, builder: Builder) -> tuple[frozenset[str], Mapping[str, float] | None]:
         """What is slower in INT8 on the target, and what each layer gains."""
@@ -194,12 +225,22 @@ class _Choice:
 
 
 def _harm(comparison: Comparison) -> tuple[float, float]:
-    return comparison.drop or 0.0, -comparison.sqnr
+    return _counted_drop(comparison) or 0.0, -comparison.sqnr
 
 
-def _best(found: Mapping[Method, Comparison]) -> Method:
-    """By labels where there are any, and by SQNR among those that are about as good."""
-    drops = {method: each.drop for method, each in found.items() if each.drop is not None}
+def _counted_drop(comparison: Comparison) -> float | None:
+    """Points lost, if there are enough labels to tell one model from another by them."""
+    return comparison.drop if comparison.labels >= _FEW_LABELS else None
+
+
+def best_method(found: Mapping[Method, Comparison]) -> Method:
+    """By labels where there are any, and by SQNR among those that are about as good.
+
+    On inputs that nobody has seen, percentiles and Kullback-Leibler divergence lose several dB on
+    some networks and gain next to nothing on others: they have to be clearly better.
+    """
+    counted = {method: _counted_drop(each) for method, each in found.items()}
+    drops = {method: drop for method, drop in counted.items() if drop is not None}
     least = min(drops.values(), default=0.0)
     good = [method for method in found if method not in drops or drops[method] <= _NEARLY * least]
-    return max(good, key=lambda method: found[method].sqnr)
+    return max(good, key=lambda method: found[method].sqnr - _MARGIN * (method in _CUTTING))

@@ -12,16 +12,21 @@ from onnxfold.calibrate import store
 from onnxfold.calibrate.chunks import Samples
 from onnxfold.calibrate.statistics import Calibration
 from onnxfold.errors import BadModelError
-from onnxfold.ir.graph import describe
+from onnxfold.ir.graph import describe, opset_version
 from onnxfold.ir.interface import pin_input_shapes
 from onnxfold.ir.shapes import infer_shapes
-from onnxfold.model import LoadedModel, load
+from onnxfold.model import load, to_proto
 from onnxfold.model.read import PROTOBUF_LIMIT
 from onnxfold.optimization import OptimizeOptions, Source, optimize
 from onnxfold.pipeline.manager import PassManager
 from onnxfold.pipeline.passes import ConfiguredPass
 from onnxfold.pipeline.registry import Registry
 from onnxfold.pipeline.report import OptimizationReport
+from onnxfold.quantization.adapted import (
+    needs_adapting,
+    with_new_opset,
+    with_single_precision,
+)
 from onnxfold.quantization.options import QuantizeOptions
 from onnxfold.quantize.equalize import values_to_observe
 from onnxfold.targets.layers import quantized_node
@@ -45,23 +50,53 @@ class Changed:
     report: OptimizationReport | None
 
 
-def read(source: Source, options: QuantizeOptions) -> LoadedModel:
-    """The model as it came, with its shapes pinned.
+@dataclass(frozen=True, slots=True)
+class ReadModel:
+    """The model to quantize.
+
+    Attributes:
+        model: In float32, of an operator set that has scales per channel; shapes are pinned.
+        as_it_came: What it was converted from; None where nothing had to be converted.
+        notes: What was converted.
+    """
+
+    model: ir.Model
+    as_it_came: onnx.ModelProto | None
+    notes: tuple[str, ...]
+
+
+def read(source: Source, options: QuantizeOptions) -> ReadModel:
+    """The model as it came, with its shapes pinned, in a form that can be quantized.
 
     Raises:
-        BadModelError: It cannot be read, is quantized already, or is too large.
+        BadModelError: It cannot be read or converted, is quantized already, or is too large.
         BadOptionError: A shape does not fit.
     """
-    loaded = load(source)
-    pin_input_shapes(loaded.model, options.input_shapes)
-    refuse_quantized(loaded.model)
-    weights = (value.const_value for value in loaded.model.graph.initializers.values())
+    model = load(source).model
+    pin_input_shapes(model, options.input_shapes)
+    refuse_quantized(model)
+    weights = (value.const_value for value in model.graph.initializers.values())
     if sum(tensor.nbytes for tensor in weights if tensor is not None) > PROTOBUF_LIMIT // 2:
         raise BadModelError(
             "the weights are over 1 GB, and a model is quantized in memory as one message",
             "quantize it in parts",
         )
-    return loaded
+    return _adapted(model)
+
+
+def _adapted(model: ir.Model) -> ReadModel:
+    infer_shapes(model)
+    notes: list[str] = []
+    before = to_proto(model) if needs_adapting(model) else None
+    if (converted := with_new_opset(model)) is not model:
+        notes.append(
+            f"converted from operator set {opset_version(model)} to {opset_version(converted)}, "
+            "and proven equal"
+        )
+        infer_shapes(converted)
+    if with_single_precision(converted):
+        notes.append("converted from float16 to float32, but for inputs and outputs")
+    return ReadModel(converted, before, tuple(notes))
 
 
 def refuse_quantized(model: ir.Model) -> None:

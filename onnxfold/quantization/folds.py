@@ -22,7 +22,9 @@ from onnxfold.quantization.observed import observed_values
 from onnxfold.quantization.options import QuantizeOptions
 from onnxfold.quantization.prepare import Prepared
 from onnxfold.quantization.ranges import Calibrator
+from onnxfold.quantization.rounding import rounding_of
 from onnxfold.quantization.samples import UseOfSamples
+from onnxfold.quantize.adaptive_rounding import AdaptiveRounding
 from onnxfold.quantize.bias_correction import correct_biases
 from onnxfold.quantize.fold_risk import QuantizedPair, Remedy, fold_risks
 from onnxfold.quantize.split_weights import split_weights
@@ -64,7 +66,7 @@ def with_safe_folds(
     )
     if not merged:
         return prepared
-    gate = _Gate(source, prepared, target, use, options, calibrator)
+    gate = _Gate(source, prepared, target, use, options, calibrator, progress)
     progress("looking whether merged branches harm INT8")
     return gate.run()
 
@@ -77,9 +79,11 @@ class _Gate:
     use: UseOfSamples
     options: QuantizeOptions
     calibrator: Calibrator
+    progress: Progress
 
     def run(self) -> Prepared:
-        merged = self._builder(self.prepared.model, self.prepared.calibration)
+        prepared = self.prepared
+        merged = self._builder(prepared.model, prepared.calibration, prepared.rounding)
         branches = self._branches()
         after, before = self._sqnr(merged), self._sqnr(branches)
         told = f"{after:.1f} dB, and {before:.1f} dB if they were left apart"
@@ -109,7 +113,8 @@ class _Gate:
         if not layers or not verify(self.prepared.model, model, options).equal:
             return None
         calibration = self._calibrated(model)
-        split = self._sqnr(self._builder(model, calibration))
+        rounding = self._rounding(model)
+        split = self._sqnr(self._builder(model, calibration, rounding))
         if split < sqnr + _HARM:
             return None
         if len(self.use.calibrated) > _ENOUGH:
@@ -120,7 +125,7 @@ class _Gate:
             f"{len(layers)} merged layers are split into a coarse and a fine kernel: {sqnr:.1f} dB "
             f"became {split:.1f} dB"
         )
-        return replace(prepared, model=model, calibration=calibration)
+        return replace(prepared, model=model, calibration=calibration, rounding=rounding)
 
     @property
     def _excluded(self) -> frozenset[str]:
@@ -134,15 +139,20 @@ class _Gate:
         apart = PassManager(passes).run(load(self.source).model).model
         lowering = Registry(BUILTIN).parse(",".join(self.target.lowering))
         model = to_proto(PassManager(lowering).run(apart).model)
-        return self._builder(model, self._calibrated(model))
+        return self._builder(model, self._calibrated(model), self._rounding(model))
 
     def _calibrated(self, model: onnx.ModelProto) -> Calibration:
         values = observed_values(with_shapes(model), self.target, self._known(model))
         return calibrate(model, self.use.calibrated.first(_ENOUGH), values)
 
-    def _builder(self, model: onnx.ModelProto, calibration: Calibration) -> Builder:
+    def _rounding(self, model: onnx.ModelProto) -> AdaptiveRounding | None:
+        return rounding_of(model, self.use.calibrated, self.options, self.progress)
+
+    def _builder(
+        self, model: onnx.ModelProto, calibration: Calibration, rounding: AdaptiveRounding | None
+    ) -> Builder:
         method = self.options.method or Method.MSE
-        return Builder(model, self.target, calibration, method, self._known(model))
+        return Builder(model, self.target, calibration, method, self._known(model), rounding)
 
     def _known(self, model: onnx.ModelProto) -> frozenset[str]:
         """What is excluded, as far as it is there: branches have other names."""

@@ -17,7 +17,8 @@ from onnxfold.errors import BadModelError, BadOptionError, NotAccurateError, Not
 from onnxfold.model import check_target, load, staged, to_proto
 from onnxfold.optimization import Source
 from onnxfold.quantization import floats
-from onnxfold.quantization.accuracy import compare_on
+from onnxfold.quantization.accuracy import compare_on, refuse_other_results
+from onnxfold.quantization.adapted import refuse_changed
 from onnxfold.quantization.choose import Chosen, choose
 from onnxfold.quantization.folds import with_safe_folds
 from onnxfold.quantization.latency import RUNTIMES, latencies, refuse_slower
@@ -75,7 +76,7 @@ def quantize(
             them; or what it gave, if they need options.
         target: `ort-cpu`, `openvino` or `tensorrt`.
         truth: True labels of every sample, in their order, of the extents of the model's output;
-            255 is ignored. With them `max_drop` counts points of mean IoU.
+            255 is ignored. With them `max_drop` counts points of mean IoU, and is 0.3 unless given.
         options: How to do it.
         progress: Called with a few words whenever something that may take long begins.
 
@@ -122,6 +123,10 @@ class _Job:
                 "give one for each sample that can be read",
             )
         use = use_of(samples)
+        as_it_came = to_proto(loaded.model)
+        if loaded.as_it_came is not None:
+            self.progress("proving that the conversion is equal")
+            refuse_changed(loaded.as_it_came, as_it_came, self.options.threads)
         file = self.options.calibration
         calibrator = Calibrator(
             workers=self.options.workers,
@@ -129,7 +134,6 @@ class _Job:
             beside=self.output,
             file=None if file is None else Path(file),
         )
-        as_it_came = to_proto(loaded.model)
         prepared = prepare(
             as_it_came, self.target, use, truth, self.options, calibrator, self.progress
         )
@@ -137,7 +141,7 @@ class _Job:
             as_it_came, prepared, self.target, use, self.options, calibrator, self.progress
         )
         found = choose(prepared, self.target, use.calibrated, self.options, self.progress)
-        result = self._finished(prepared, found, samples, use)
+        result = self._finished(prepared, found, samples, use, loaded.notes)
         self._write(result.model)
         calibrator.forget()
         return result
@@ -152,9 +156,14 @@ class _Job:
         )
 
     def _finished(
-        self, prepared: Prepared, found: Chosen, samples: Samples, use: UseOfSamples
+        self,
+        prepared: Prepared,
+        found: Chosen,
+        samples: Samples,
+        use: UseOfSamples,
+        converted: tuple[str, ...],
     ) -> Quantization:
-        model, notes = found.model, [*prepared.notes, *found.notes]
+        model, notes = found.model, [*converted, *prepared.notes, *found.notes]
         self._refuse_inexact(found)
         self._refuse_all_float(found)
         if self.options.fp16:
@@ -182,7 +191,7 @@ class _Job:
         return Quantization(model, report)
 
     def _refuse_inexact(self, found: Chosen) -> None:
-        drop, budget = found.comparison.drop, self.options.max_drop
+        drop, budget = found.comparison.drop, self.options.budget(found.comparison)
         if self.options.force or drop is None or budget is None or drop <= budget:
             return
         what = "label agreement" if found.comparison.truth is None else "mean IoU"
@@ -245,6 +254,8 @@ class _Job:
             self.progress(f"comparing on {self.target.title}")
             threads = self.options.runtime_threads
             measured = compare_on(runtime, prepared.folded, model, prepared.judged, threads)
+            if not self.options.force:
+                refuse_other_results(comparison, measured, self.target.title)
             yield Accuracy(measured, self.target.title, use.held_out)
 
     def _commands(self, model: onnx.ModelProto) -> tuple[str, ...]:

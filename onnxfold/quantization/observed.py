@@ -30,10 +30,24 @@ def observed_values(model: ir.Model, target: Target, excluded: frozenset[str]) -
         target: Whose plans they are.
         excluded: What stays float in all of them.
     """
-    wanted = set(target.plan(model.graph, excluded).sources())
-    for node in model.graph:
-        wanted.update(value.name or "" for value in _borders(node))
+    planned = target.plan(model.graph, excluded).sources()
+    borders = {value for node in model.graph for value in _borders(node)} - _inside(model.graph)
+    wanted = planned.keys() | {value.name for value in borders}
     return [name for name in observable_values(model) if name in wanted]
+
+
+def _inside(graph: ir.Graph) -> set[ir.Value]:
+    """The values inside activations of several operators, and between these and the next ones."""
+    found: set[ir.Value] = set()
+    for node in graph:
+        for value in node.outputs:
+            region = region_behind(value) if value.uses() else None
+            if region is None or len(region.nodes) == 1:
+                continue
+            found.update(output for inner in region.nodes for output in inner.outputs)
+            if not region.exit.uses() or region_behind(region.exit) is None:
+                found.discard(region.exit)
+    return found
 
 
 def _borders(node: ir.Node) -> Iterator[ir.Value]:

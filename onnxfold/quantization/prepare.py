@@ -1,7 +1,7 @@
 """From the model as it came to a calibrated float model, ready to be quantized."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import onnx
@@ -15,7 +15,9 @@ from onnxfold.quantization.builder import Builder
 from onnxfold.quantization.observed import observed_values
 from onnxfold.quantization.options import QuantizeOptions
 from onnxfold.quantization.ranges import Calibrator
+from onnxfold.quantization.rounding import rounding_of
 from onnxfold.quantization.samples import Subset, UseOfSamples
+from onnxfold.quantize.adaptive_rounding import AdaptiveRounding
 from onnxfold.quantize.evaluation import Evaluation
 from onnxfold.targets.target import Target
 
@@ -33,6 +35,7 @@ class Prepared:
             than.
         model: The same, lowered for the target and equalized.
         calibration: Of `model`.
+        rounding: Of its weights; None for the nearest integers.
         evaluation: Compares quantized models with it.
         judged: On these samples.
         affordable: On how many samples the model runs in a few seconds.
@@ -43,6 +46,7 @@ class Prepared:
     folded: onnx.ModelProto
     model: onnx.ModelProto
     calibration: Calibration
+    rounding: AdaptiveRounding | None
     evaluation: Evaluation
     judged: Subset
     affordable: int
@@ -86,23 +90,27 @@ class _Preparation:
         calibrated = self.use.calibrated
         folded = floats.folded(source, calibrated, self.options, self.progress)
         lowered = floats.lowered(folded.model, self.target, calibrated, self.options, self.progress)
-        affordable = self.use.affordable(lowered.model, self.options.runtime_threads)
+        affordable = self.use.affordable(lowered.model)
         judged = self.use.judged.first(affordable)
         labels = None if self.truth is None else [self.truth[index] for index in judged.indices]
         evaluation = Evaluation(lowered.model, judged, labels, self.options.runtime_threads)
-        changed, calibration = None, self._known(lowered.model)
+        known = self._known(lowered.model)
         notes: list[str] = []
-        if calibration is None and self.options.equalize:
-            changed, calibration = self._equalized(lowered.model, evaluation, notes)
-        model = lowered.model if changed is None else changed.model
+        if known is None and self.options.equalize:
+            chosen = self._equalized(lowered.model, evaluation, notes)
+        else:
+            chosen = _Candidate(lowered.model, known)
+        calibration = chosen.calibration
         if calibration is None:
-            calibration = self.calibrator.ranges(model, self._values(model), calibrated)
+            values = self._values(chosen.model)
+            calibration = self.calibrator.ranges(chosen.model, values, calibrated)
         self.calibrator.keep(calibration)
-        reports = (folded.report, lowered.report, None if changed is None else changed.report)
+        reports = (folded.report, lowered.report, chosen.report)
         return Prepared(
             folded.model,
-            model,
+            chosen.model,
             calibration,
+            self._rounding(chosen),
             evaluation,
             judged,
             affordable,
@@ -120,33 +128,64 @@ class _Preparation:
 
     def _equalized(
         self, model: onnx.ModelProto, evaluation: Evaluation, notes: list[str]
-    ) -> tuple[floats.Changed | None, Calibration | None]:
-        """The equalized model if it quantizes better, and the calibration of what is taken."""
+    ) -> "_Candidate":
+        """The equalized model if it quantizes better, else the model as it is."""
         channels, some = floats.equalizable(model), self.use.calibrated.first(_ENOUGH_FOR_CHANNELS)
         if not channels:
-            return None, None
+            return _Candidate(model, None)
         values = self._values(model)
         known = self.calibrator.channels(model, list(dict.fromkeys([*channels, *values])), some)
-        plain = known if len(some) == len(self.use.calibrated) else None
+        plain = _Candidate(model, known if len(some) == len(self.use.calibrated) else None)
         changed = floats.equalized(model, known, some, self.options, self.progress)
         if changed.report is None:
-            return None, plain
+            return plain
         if (kept := self._known(changed.model)) is not None:  # an earlier run has decided
-            return changed, kept
+            return _Candidate(changed.model, kept, changed.report)
         calibration = self.calibrator.ranges(
             changed.model, self._values(changed.model), self.use.calibrated
         )
+        equalized = _Candidate(changed.model, calibration, changed.report)
+        equalized = replace(equalized, rounding=self._rounding(equalized))
+        plain = replace(plain, rounding=self._rounding(plain))
         self.progress("looking whether equalization helps")
         before, after = (
             evaluation.compare(self._builder(each, ranges).insert()).sqnr
-            for each, ranges in ((model, known), (changed.model, calibration))
+            for each, ranges in ((plain, known), (equalized, calibration))
         )
         if after > before:
             notes.append(f"channels are equalized: {before:.1f} dB became {after:.1f} dB")
-            return changed, calibration
+            return equalized
         notes.append(f"not equalized: {before:.1f} dB would become {after:.1f} dB")
-        return None, plain
+        return plain
 
-    def _builder(self, model: onnx.ModelProto, calibration: Calibration) -> Builder:
-        method = self.options.method or Method.MSE
-        return Builder(model, self.target, calibration, method, frozenset(self.options.exclude))
+    def _rounding(self, candidate: "_Candidate") -> AdaptiveRounding | None:
+        if candidate.rounding is not None:
+            return candidate.rounding
+        return rounding_of(candidate.model, self.use.calibrated, self.options, self.progress)
+
+    def _builder(self, candidate: "_Candidate", calibration: Calibration) -> Builder:
+        return Builder(
+            candidate.model,
+            self.target,
+            calibration,
+            self.options.method or Method.MSE,
+            frozenset(self.options.exclude),
+            candidate.rounding,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Candidate:
+    """A float model that may be quantized.
+
+    Attributes:
+        model: The model.
+        calibration: Of it, from all samples, if it was calibrated already.
+        report: How it was equalized, if it was.
+        rounding: Of its weights, if that was looked at already.
+    """
+
+    model: onnx.ModelProto
+    calibration: Calibration | None
+    report: OptimizationReport | None = None
+    rounding: AdaptiveRounding | None = None

@@ -47,17 +47,28 @@ class Calibrator:
             BadOptionError: There is a file, and it belongs to another graph: see `known`.
         """
         if self.file is not None and self.file.exists():
-            raise BadOptionError(
-                f"the calibration {self.file} belongs to another graph than the one that is "
-                "quantized, which is the model after folding, lowering and equalization",
-                "name a file that is not there yet, and it is written",
-            )
+            raise self._of_another_graph()
         return self._calibrated(model, values, samples, "ranges")
 
     def keep(self, calibration: Calibration) -> None:
-        """Write the file, unless it is there."""
-        if self.file is not None and not self.file.exists():
+        """Write the file, unless it is there.
+
+        Raises:
+            BadOptionError: There is a file, and it belongs to another graph.
+        """
+        if self.file is None:
+            return
+        if not self.file.exists():
             store.save(calibration, self.file)
+        elif store.load(self.file).graph_hash != calibration.graph_hash:
+            raise self._of_another_graph()
+
+    def _of_another_graph(self) -> BadOptionError:
+        return BadOptionError(
+            f"the calibration {self.file} belongs to another graph than the one that is "
+            "quantized, which is the model after folding, lowering and equalization",
+            "name a file that is not there yet, and it is written",
+        )
 
     def known(self, model: onnx.ModelProto, values: Sequence[str]) -> Calibration | None:
         """What the file says, None when there is none or it belongs to another graph.

@@ -1,6 +1,5 @@
 """Which samples serve what: some to calibrate with, others to judge by."""
 
-import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,13 +7,15 @@ import onnx
 from numpy.typing import NDArray
 
 from onnxfold.calibrate.samples import Samples
-from onnxfold.quantize.evaluation import RuntimeModel
+from onnxfold.cost.summary import multiply_adds_by_layer
+from onnxfold.ir.shapes import infer_shapes
+from onnxfold.model import load
 
 _ENOUGH_TO_SPLIT = 32
 _MOST_HELD = 32
 _LEAST = 4
-_SECONDS = 10.0
-"""How long one look at a model may take."""
+_MULTIPLY_ADDS = 300 * 10**9
+"""What one look at a model may take: ten seconds of a small machine."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,20 +63,17 @@ class UseOfSamples:
     judged: Subset
     held_out: bool
 
-    def affordable(self, model: onnx.ModelProto, threads: int) -> int:
+    def affordable(self, model: onnx.ModelProto) -> int:
         """On how many samples a model runs in a few seconds; a few at least.
 
-        Raises:
-            CannotRunError: The runtime does not run the model.
+        It is counted, not timed, so that the same call makes the same model again.
         """
-        runner = RuntimeModel(model, threads)
-        feed = self.judged.feed(0)
-        seconds = []
-        for _ in range(2):
-            started = time.perf_counter()
-            runner.run(feed)
-            seconds.append(time.perf_counter() - started)
-        return max(_LEAST, int(_SECONDS / max(min(seconds), 1e-6)))
+        shapes = {name: array.shape for name, array in self.judged.feed(0).items()}
+        loaded = load(model).model
+        infer_shapes(loaded)
+        counts = multiply_adds_by_layer(loaded, shapes).values()
+        known = sum(count for count in counts if count is not None)
+        return max(_LEAST, _MULTIPLY_ADDS // max(known, 1))
 
 
 def use_of(samples: Samples) -> UseOfSamples:

@@ -54,12 +54,7 @@ class RuntimeModel:
         for name, value in (settings or {}).items():
             setattr(options, name, value)
         content = model if isinstance(model, bytes) else model.SerializeToString()
-        try:
-            self.session = ort.InferenceSession(
-                content, options, providers=["CPUExecutionProvider"]
-            )
-        except RUNTIME_ERRORS as error:
-            raise CannotRunError(*explain(error)) from error
+        self.session = _loaded(content, options)
         self._names = [output.name for output in self.session.get_outputs()]
 
     def run(self, feed: Feed) -> dict[str, Array]:
@@ -73,6 +68,21 @@ class RuntimeModel:
         except RUNTIME_ERRORS as error:
             raise CannotRunError(*explain(error)) from error
         return {name: np.asarray(value) for name, value in zip(self._names, values, strict=True)}
+
+
+def _loaded(content: bytes, options: Any) -> Any:
+    """A session, if need be without fusions: version 1.31 breaks some models of signed integers.
+
+    In operator set 21 a QuantizeLinear that it adds itself then has two types.
+    """
+    try:
+        return ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    except RUNTIME_ERRORS:
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    try:
+        return ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    except RUNTIME_ERRORS as error:
+        raise CannotRunError(*explain(error)) from error
 
 
 class Evaluation:

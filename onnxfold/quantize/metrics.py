@@ -226,6 +226,11 @@ class Comparison:
         return Agreement(sum(a.same for a in found), sum(a.total for a in found)).percent
 
     @property
+    def labels(self) -> int:
+        """How many labels were compared."""
+        return sum(each.agreement.total for each in self.outputs.values() if each.agreement)
+
+    @property
     def mean_iou(self) -> tuple[float, float] | None:
         """Of the float model and of the quantized one, in percent; None without true labels."""
         return None if self.truth is None else (self.truth[0].mean_iou, self.truth[1].mean_iou)

@@ -14,12 +14,15 @@ import onnx_ir as ir
 from onnxfold.calibrate.scheme import INT8, UINT8_NON_NEGATIVE, Scheme
 from onnxfold.ir.constants import is_constant
 from onnxfold.ir.graph import is_op, string_attribute
+from onnxfold.ir.shapes import dim, rank
 from onnxfold.quantize.plan import Plan, WeightSite
 from onnxfold.targets.layers import Layer, layer_name, layers_of
 from onnxfold.targets.placement import Dialect, place
 from onnxfold.targets.pointwise import region_behind
 from onnxfold.targets.signs import Signs
 
+_ENOUGH_ROWS = 16
+_MISCOMPUTED = "OpenVINO goes wrong on INT8 products of two matrices with few rows"
 _JOINS = ("Add", "Mul", "Concat")
 _POOLS = ("AveragePool", "GlobalAveragePool", "ReduceMean")
 _MOVES = (
@@ -37,6 +40,9 @@ def plan(graph: ir.Graph, excluded: frozenset[str] = frozenset()) -> Plan:
             are not made to compute with integers.
     """
     layers, float_layers = layers_of(graph, excluded)
+    for name in [name for name, layer in layers.items() if _is_miscomputed(layer)]:
+        float_layers[name] = _MISCOMPUTED
+        del layers[name]
     barred = frozenset(node for node in graph if layer_name(node) in excluded) | _inside(graph)
     placement = place(graph, DIALECT, layers, barred, _schemes(layers.values()))
     return Plan(
@@ -46,6 +52,18 @@ def plan(graph: ir.Graph, excluded: frozenset[str] = frozenset()) -> Plan:
         float_layers=float_layers,
         shapes_of_integers=True,
     )
+
+
+def _is_miscomputed(layer: Layer) -> bool:
+    """Whether it is a product of two matrices with few rows and without a bias.
+
+    Where such a product hands integers to another one, as in squeeze-and-excitation, version 2026.4
+    computes zeros or rubbish. Up to 8 rows were seen to be wrong, and 15 right.
+    """
+    if not is_op(layer.node, "MatMul") or rank(layer.x) not in (None, 2):
+        return False
+    rows = dim(layer.x, 0)
+    return rows is None or rows < _ENOUGH_ROWS
 
 
 def _schemes(layers: Iterable[Layer]) -> dict[ir.Value, Scheme]:

@@ -12,7 +12,7 @@ from onnxfold.quantize.plan import Plan, observed_values
 from onnxfold.targets import openvino, ort_cpu, tensorrt
 from onnxfold.targets.layers import quantized_node
 
-_FIRST_OPSET = 13
+FIRST_OPSET = 13
 """The first operator set whose QuantizeLinear takes a scale per channel."""
 
 
@@ -58,6 +58,7 @@ TARGETS: Mapping[str, Target] = MappingProxyType(
                 title="ONNX Runtime on a CPU",
                 lowering=(
                     "lower_conv_transpose:overlapping=true",  # no integer kernel for any of them
+                    "lower_prelu",
                     "lower_reduce_mean",
                     "split_depthwise",
                 ),
@@ -119,9 +120,9 @@ def _check_model(graph: ir.Graph) -> None:
         )
     found = [graph.opset_imports[d] for d in ONNX_DOMAINS if d in graph.opset_imports]
     version = max(found, default=0)
-    if version < _FIRST_OPSET:
+    if version < FIRST_OPSET:
         raise BadModelError(
-            f"the model follows operator set {version}, and INT8 needs {_FIRST_OPSET} or later",
+            f"the model follows operator set {version}, and INT8 needs {FIRST_OPSET} or later",
             "export it again, or convert it with onnx.version_converter and verify the result",
         )
 

@@ -179,6 +179,20 @@ def test_matrix_products() -> None:
     assert set(precisions(program, "FullyConnected")) <= {"u8", "i8"}
 
 
+@pytest.mark.parametrize(("rows", "share"), [(1, 0), (8, 0), (16, 2), (20, 2)])
+def test_matrix_products_of_few_rows_stay_float(rows: int, share: int) -> None:
+    """Squeeze-and-excitation by matrices without biases: zeros, if it were all INT8."""
+    model = parse(
+        f"g (float[{rows},32] x) => (float[{rows},32] y)"
+        " { m = MatMul(x, a) r = Relu(m) h = MatMul(r, b) y = Sigmoid(h) }",
+        {"a": normal("a", 32, 16, scale=0.2), "b": normal("b", 16, 32, scale=0.2)},
+    )
+    plan, _ = compiled(model)
+    assert len(plan.layers) == share
+    assert set(plan.float_layers) == ({"m", "h"} if share == 0 else set())
+    assert all("few rows" in reason for reason in plan.float_layers.values())
+
+
 def test_a_depth_to_space_moves_only_what_is_not_negative() -> None:
     tail = "t = DepthToSpace<blocksize=2>"
     weights = layer("v", 16, 4, 3, 3)
