@@ -23,7 +23,6 @@ _SOURCES = [name for name in _STORED if not name.endswith(".twin")]
 _WITH_TWIN = [name for name in _SOURCES if f"{name.split('.')[0]}.twin" in _STORED]
 _OPEN = {
     "dbb_blocks_joined": "a border joined to the tensor is not read as its padding",
-    "dbb_blocks_shifted": "a border subtracted before the padding and added after it is not read",
 }
 _WITHOUT_TWIN = [name for name in _SOURCES if name not in _WITH_TWIN]
 

@@ -43,8 +43,9 @@ class ConvMap:
     def __post_init__(self) -> None:
         object.__setattr__(self, "kernel", _read_only(self.kernel))
         object.__setattr__(self, "bias", _read_only(self.bias))
-        for name in ("origin", "up", "stride"):
-            object.__setattr__(self, name, tuple(int(value) for value in getattr(self, name)))
+        object.__setattr__(self, "origin", tuple(map(int, self.origin)))
+        object.__setattr__(self, "up", tuple(map(int, self.up)))
+        object.__setattr__(self, "stride", tuple(map(int, self.stride)))
         _check(self)
 
     @property
@@ -130,6 +131,9 @@ def reduced_map(
 
 def trimmed(conv_map: ConvMap) -> ConvMap:
     """Cut zero taps off both ends of every axis; a zero kernel becomes one tap at 0."""
+    corner = conv_map.kernel[0, 0].flat
+    if corner[0] and corner[-1]:  # the first and the last tap of every axis at once
+        return conv_map
     if is_zero(conv_map):
         shape = conv_map.kernel.shape[:2] + (1,) * conv_map.rank
         return ConvMap(
@@ -140,9 +144,9 @@ def trimmed(conv_map: ConvMap) -> ConvMap:
             conv_map.up,
             conv_map.stride,
         )
-    bounds = []
+    bounds, used = [], tap_mask(conv_map)
     for axis in range(conv_map.rank):
-        positions = np.flatnonzero(nonzero_on_axis(conv_map, axis))
+        positions = np.flatnonzero(used_on_axis(used, axis))
         bounds.append((int(positions[0]), int(positions[-1]) + 1))
     if all(pair == (0, n) for pair, n in zip(bounds, conv_map.taps, strict=True)):
         return conv_map
@@ -158,9 +162,19 @@ def trimmed(conv_map: ConvMap) -> ConvMap:
     )
 
 
+def padded(kernel: Array, front: Sequence[int], back: Sequence[int]) -> Array:
+    """The kernel with so many zero taps in front of and behind each spatial axis."""
+    taps = kernel.shape[2:]
+    whole = [a + n + b for a, n, b in zip(front, taps, back, strict=True)]
+    found: Array = np.zeros((*kernel.shape[:2], *whole))
+    inside = tuple(slice(a, a + n) for a, n in zip(front, taps, strict=True))
+    found[(slice(None), slice(None), *inside)] = kernel
+    return found
+
+
 def is_zero(conv_map: ConvMap) -> bool:
     """Whether no input is read at all (the constant may still be there)."""
-    return not tap_mask(conv_map).any()
+    return not conv_map.kernel.flat[0] and not np.count_nonzero(conv_map.kernel)
 
 
 def describe(conv_map: ConvMap) -> str:
@@ -185,12 +199,18 @@ def tap_mask(conv_map: ConvMap) -> Mask:
     """Per stored tap, whether it is nonzero between any two channels; shape (*taps)."""
     # One pair of channels mostly settles it, and large kernels are asked often.
     first = nonzero(conv_map.kernel[0, 0])
-    return first if first.all() else np.asarray(nonzero(conv_map.kernel).any(axis=(0, 1)))
+    if np.count_nonzero(first) == first.size:
+        return first
+    return np.asarray(nonzero(conv_map.kernel).any(axis=(0, 1)))
 
 
 def nonzero_on_axis(conv_map: ConvMap, axis: int) -> Mask:
     """Per stored tap index of one spatial axis, whether any tap with it is not zero."""
-    used = tap_mask(conv_map)
+    return used_on_axis(tap_mask(conv_map), axis)
+
+
+def used_on_axis(used: Mask, axis: int) -> Mask:
+    """Per tap index of one axis, whether any tap with it is in the mask of used taps."""
     return np.asarray(used.any(axis=tuple(other for other in range(used.ndim) if other != axis)))
 
 
@@ -203,7 +223,7 @@ def joint_mask(axes: Sequence[Mask]) -> Mask:
 
 def _read_only(array: Array) -> Array:
     view = np.asarray(array, np.float64).view()
-    view.flags.writeable = False
+    view.setflags(write=False)
     return view
 
 

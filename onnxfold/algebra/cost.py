@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from onnxfold.algebra.convmap import ConvMap, nonzero_on_axis
+from onnxfold.algebra.convmap import ConvMap, tap_mask, used_on_axis
 from onnxfold.algebra.refusal import AlgebraError, Cause, Refusal
 
 
@@ -56,9 +56,9 @@ class Footprint:
 
 def footprint(conv_map: ConvMap) -> Footprint:
     """The footprint of a map: its groups as they are, its zero taps left out."""
-    offsets = []
+    offsets, used = [], tap_mask(conv_map)
     for axis in range(conv_map.rank):
-        positions = np.flatnonzero(nonzero_on_axis(conv_map, axis)) + conv_map.origin[axis]
+        positions = np.flatnonzero(used_on_axis(used, axis)) + conv_map.origin[axis]
         offsets.append(tuple(positions.tolist()) or (0,))
     return Footprint(
         conv_map.out_channels,
@@ -139,5 +139,7 @@ def _joint_groups(outer: Footprint, inner: Footprint) -> int:
 
 
 def _grid(offsets: tuple[int, ...]) -> int:
+    if len(offsets) == 1:
+        return 1
     distance = math.gcd(*(t - offsets[0] for t in offsets)) or 1
     return (offsets[-1] - offsets[0]) // distance + 1

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from onnxfold.algebra.convmap import Array, ConvMap, nonzero_on_axis, trimmed
+from onnxfold.algebra.convmap import Array, ConvMap, Mask, tap_mask, trimmed, used_on_axis
 
 
 def undilated(conv_map: ConvMap) -> tuple[Array, tuple[int, ...]]:
@@ -17,11 +17,14 @@ def undilated(conv_map: ConvMap) -> tuple[Array, tuple[int, ...]]:
         Kernel of shape (out_channels, in_channels / groups, *fewer taps), and the dilations.
     """
     cut = trimmed(conv_map)
-    dilations = tuple(_distance(cut, axis) for axis in range(cut.rank))
+    used = tap_mask(cut)
+    if np.count_nonzero(used) == used.size:  # every tap has its neighbour
+        return cut.kernel, (1,) * cut.rank
+    dilations = tuple(_distance(used, axis) for axis in range(cut.rank))
     grid = tuple(slice(None, None, d) for d in dilations)
     return cut.kernel[(slice(None), slice(None), *grid)], dilations
 
 
-def _distance(cut: ConvMap, axis: int) -> int:
-    positions = np.flatnonzero(nonzero_on_axis(cut, axis))
+def _distance(used: Mask, axis: int) -> int:
+    positions = np.flatnonzero(used_on_axis(used, axis))
     return math.gcd(*(int(p) for p in positions)) or 1

@@ -44,6 +44,8 @@ class ExtentRule:
         if self.up < 1 or self.stride < 1:
             raise AlgebraError(f"rates {self.up} and {self.stride} must be positive")
         factor = math.gcd(self.up, self.stride)
+        if factor == 1:
+            return
         object.__setattr__(self, "up", self.up // factor)
         object.__setattr__(self, "stride", self.stride // factor)
         object.__setattr__(self, "offset", self.offset // factor)

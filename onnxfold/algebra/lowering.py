@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from onnxfold.algebra.convmap import Array, ConvMap, describe, trimmed
+from onnxfold.algebra.convmap import Array, ConvMap, describe, padded, trimmed
 from onnxfold.algebra.dilation import undilated
 from onnxfold.algebra.extents import AxisExtent, ExtentRule
 from onnxfold.algebra.groups import with_groups
@@ -255,7 +255,7 @@ def _refuse_zero_taps(axes: Sequence[_Axis], allowed: bool) -> Refusal | None:
 def _with_zero_taps(kernel: Array, axes: Sequence[_Axis]) -> Array:
     if not any(a.front or a.back for a in axes):
         return kernel
-    return np.pad(kernel, [(0, 0), (0, 0), *((a.front, a.back) for a in axes)])
+    return padded(kernel, [a.front for a in axes], [a.back for a in axes])
 
 
 def _check_rank(conv_map: ConvMap, extents: Sequence[AxisExtent]) -> None:

@@ -6,7 +6,7 @@ from functools import reduce
 
 import numpy as np
 
-from onnxfold.algebra.convmap import Array, ConvMap, is_zero, trimmed
+from onnxfold.algebra.convmap import Array, ConvMap, is_zero, padded, trimmed
 from onnxfold.algebra.groups import with_groups
 from onnxfold.algebra.refusal import AlgebraError, Cause, Refusal, by_axis
 
@@ -75,8 +75,12 @@ def _spread(
     if is_zero(conv_map):
         taps = tuple(b - a + 1 for a, b in zip(origin, last, strict=True))
         kernel: Array = np.zeros((*conv_map.kernel.shape[:2], *taps))
+    elif conv_map.origin == origin and conv_map.last == last:
+        return conv_map
     else:
-        pairs = zip(conv_map.origin, conv_map.last, origin, last, strict=True)
-        widths = [(0, 0), (0, 0), *((a - first, end - b) for a, b, first, end in pairs)]
-        kernel = np.pad(conv_map.kernel, widths)
+        kernel = padded(
+            conv_map.kernel,
+            [a - first for a, first in zip(conv_map.origin, origin, strict=True)],
+            [end - b for b, end in zip(conv_map.last, last, strict=True)],
+        )
     return ConvMap(kernel, conv_map.bias, conv_map.groups, origin, up, stride)

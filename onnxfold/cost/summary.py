@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,7 @@ import onnx
 import onnx_ir as ir
 
 from onnxfold.ir.constants import FLOAT_TYPES
-from onnxfold.ir.graph import int_attribute, is_op
+from onnxfold.ir.graph import every_node, int_attribute, is_op, nested_graphs
 from onnxfold.ir.shapes import skeleton_proto, tensor_extents
 
 STAND_IN_EXTENT = 224
@@ -66,7 +66,7 @@ def summarize(model: ir.Model, shapes: Shapes | None = None) -> ModelSummary:
     at_shapes = _input_shapes(model, shapes or {})
     sizes = [(t.dtype, math.prod(tensor_extents(t))) for t in _tensors(model)]
     return ModelSummary(
-        nodes=Counter(node.op_type for node in model.graph.all_nodes()),
+        nodes=Counter(node.op_type for node in every_node(model.graph)),
         parameters=sum(size for dtype, size in sizes if dtype in FLOAT_TYPES),
         weight_bytes=sum(
             math.ceil(dtype.itemsize * size) for dtype, size in sizes if dtype in _SIZED
@@ -87,25 +87,22 @@ def multiply_adds_by_layer(model: ir.Model, shapes: Shapes | None = None) -> dic
         The count by the name of the layer's output, None where some extent cannot be inferred.
     """
     at_shapes = _input_shapes(model, shapes or {})
-    extents = _bound_extents(model, at_shapes)
+    counted = [node for node in model.graph if is_op(node, *_COUNTED)]
+    extents = _bound_extents(model, at_shapes, counted)
     if any(isinstance(e, ir.SymbolicDim) for v in model.graph.inputs for e in v.shape or ()):
         extents = {**extents, **_inferred_at(model, at_shapes)}
-    return {
-        node.outputs[0].name or "": _of_node(node, extents)
-        for node in model.graph
-        if is_op(node, *_COUNTED)
-    }
+    return {node.outputs[0].name or "": _of_node(node, extents) for node in counted}
 
 
 def _tensors(model: ir.Model) -> Iterator[ir.TensorProtocol]:
-    for graph in (model.graph, *model.graph.subgraphs()):
+    for graph in (model.graph, *nested_graphs(model.graph)):
         for value in graph.initializers.values():
             if value.const_value is not None:
                 yield value.const_value
         for node in graph:
-            for attribute in node.attributes.values():
+            for attribute in node.attributes.data.values():
                 if attribute.type is ir.AttributeType.TENSOR and not attribute.is_ref():
-                    yield attribute.as_tensor()
+                    yield attribute.value  # `as_tensor` checks a protocol, slowly
 
 
 def _input_shapes(model: ir.Model, given: Shapes) -> dict[str, tuple[int, ...]]:
@@ -130,14 +127,15 @@ def _multiply_adds(model: ir.Model, shapes: Shapes) -> int | None:
     return sum(known) if len(known) == len(counts) else None
 
 
-def _bound_extents(model: ir.Model, shapes: Shapes) -> dict[str, tuple[int, ...]]:
-    """The shapes of all values, with the symbols of the inputs filled in."""
+def _bound_extents(
+    model: ir.Model, shapes: Shapes, nodes: Iterable[ir.Node]
+) -> dict[str, tuple[int, ...]]:
+    """The shapes of what `nodes` read and compute, with the symbols of the inputs filled in."""
     bindings: dict[object, int] = {}
     for value in model.graph.inputs:
         bindings.update(zip(value.shape or (), shapes.get(value.name or "", ()), strict=False))
     extents: dict[str, tuple[int, ...]] = {}
-    values = (*model.graph.inputs, *model.graph.initializers.values())
-    for value in (*values, *(output for node in model.graph for output in node.outputs)):
+    for value in (each for node in nodes for each in (*node.inputs, *node.outputs) if each):
         bound = [e if isinstance(e, int) else bindings.get(e) for e in value.shape or ()]
         known = tuple(number for number in bound if number is not None)
         if value.name is not None and value.shape is not None and len(known) == len(bound):

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from onnxfold.errors import OnnxfoldError
 from onnxfold.ir.constants import constant_tensor
+from onnxfold.ir.shapes import tensor_extents
 from onnxfold.verify.session import FeedRefusedError, Session
 
 
@@ -42,12 +43,17 @@ def _as_model(
     for domain, version in model.opset_imports.items():
         proto.opset_import.add(domain=domain, version=version)
     proto.graph.name = "constants"
-    proto.graph.node.extend(ir.serde.serialize_node(node) for node in nodes)
+    for node in nodes:
+        ir.serde.serialize_node_into(proto.graph.node.add(), node)
     for value in _fed(nodes):
         tensor = constant_tensor(value)
         assert tensor is not None
-        array = ir.Tensor(tensor.numpy(), dtype=tensor.dtype, name=value.name)
-        proto.graph.initializer.append(ir.serde.serialize_tensor(array))
+        fed = proto.graph.initializer.add(data_type=int(tensor.dtype), dims=tensor_extents(tensor))
+        if tensor.dtype == ir.DataType.STRING:
+            fed.string_data.extend(tensor.numpy().reshape(-1).tolist())
+        else:
+            fed.raw_data = tensor.tobytes()
+        fed.name = value.name or ""
     for value in wanted:
         assert value.dtype is not None
         proto.graph.output.append(

@@ -31,12 +31,10 @@ def constant_tensor(value: ir.Value | None) -> ir.TensorProtocol | None:
 def _tensor_of_constant_node(node: ir.Node) -> ir.TensorProtocol | None:
     if node.domain != "" or node.op_type != "Constant" or len(node.attributes) != 1:
         return None
-    if any(attribute.is_ref() for attribute in node.attributes.values()):
+    ((name, attribute),) = node.attributes.data.items()
+    if attribute.is_ref() or name == "sparse_value":
         return None
-    if "sparse_value" in node.attributes:
-        return None
-    attribute = node.attributes.get("value")
-    if attribute is not None and attribute.type is ir.AttributeType.TENSOR:
+    if name == "value" and attribute.type is ir.AttributeType.TENSOR:
         tensor: ir.TensorProtocol = attribute.value  # the library checks a protocol, slowly
         return tensor
     return ir.convenience.get_const_tensor(node.outputs[0])

@@ -1,6 +1,6 @@
 """Read-only questions about nodes, values and their readers."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import onnx_ir as ir
 
@@ -9,7 +9,7 @@ ONNX_DOMAINS = ("", "ai.onnx")
 
 def is_op(node: ir.Node | None, *op_types: str) -> bool:
     """Whether `node` is one of these operators of the default ONNX domain."""
-    return node is not None and node.domain == "" and node.op_type in op_types
+    return node is not None and node.op_type in op_types and node.domain == ""
 
 
 def producer(value: ir.Value | None) -> ir.Node | None:
@@ -83,34 +83,34 @@ def captured_values(node: ir.Node) -> list[ir.Value]:
 
 def int_attribute(node: ir.Node, name: str, default: int) -> int:
     """Integer attribute `name`, or `default` when the node does not have it."""
-    attribute = node.attributes.get(name)
+    attribute = node.attributes.data.get(name)
     return default if attribute is None else attribute.as_int()
 
 
 def float_attribute(node: ir.Node, name: str, default: float) -> float:
     """Float attribute `name`, or `default` when the node does not have it."""
-    attribute = node.attributes.get(name)
+    attribute = node.attributes.data.get(name)
     return default if attribute is None else attribute.as_float()
 
 
 def string_attribute(node: ir.Node, name: str, default: str) -> str:
     """String attribute `name`, or `default` when the node does not have it."""
-    attribute = node.attributes.get(name)
+    attribute = node.attributes.data.get(name)
     return default if attribute is None else attribute.as_string()
 
 
 def ints_attribute(node: ir.Node, name: str, default: tuple[int, ...]) -> tuple[int, ...]:
     """Integer-list attribute `name`, or `default` when the node does not have it."""
-    attribute = node.attributes.get(name)
+    attribute = node.attributes.data.get(name)
     return default if attribute is None else tuple(attribute.as_ints())
 
 
 def subgraphs(node: ir.Node) -> Iterator[ir.Graph]:
     """The graphs held by attributes of `node` (bodies of If, Loop, Scan)."""
-    for attribute in node.attributes.values():
-        if attribute.type is ir.AttributeType.GRAPH:
+    for attribute in node.attributes.data.values():  # the view of a UserDict is slow
+        if attribute.type is ir.AttributeType.GRAPH and not attribute.is_ref():
             yield attribute.as_graph()
-        elif attribute.type is ir.AttributeType.GRAPHS:
+        elif attribute.type is ir.AttributeType.GRAPHS and not attribute.is_ref():
             yield from attribute.as_graphs()
 
 
@@ -122,6 +122,22 @@ def opset_version(model: ir.Model) -> int:
     return 0
 
 
+def nested_graphs(nodes: Iterable[ir.Node]) -> Iterator[ir.Graph]:
+    """The graphs that `nodes` hold and all that are nested in them, each before its own."""
+    for node in nodes:
+        for graph in subgraphs(node):
+            yield graph
+            yield from nested_graphs(graph)
+
+
+def every_node(graph: ir.Graph) -> Iterator[ir.Node]:
+    """The nodes of `graph`, each followed by those of the graphs that it holds."""
+    for node in graph:
+        yield node
+        for nested in subgraphs(node):
+            yield from every_node(nested)
+
+
 def stamp_opset_versions(model: ir.Model) -> None:
     """Note on every default-domain node which operator set version it follows.
 
@@ -129,7 +145,7 @@ def stamp_opset_versions(model: ir.Model) -> None:
     before opset 7, say) depends on the version.
     """
     version = opset_version(model)
-    for node in model.graph.all_nodes():
+    for node in every_node(model.graph):
         if node.domain == "":
             node.version = version
 

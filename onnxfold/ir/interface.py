@@ -6,11 +6,20 @@ import onnx_ir as ir
 
 from onnxfold.errors import BadOptionError
 
+_SHORTENED = (ir.DataType.FLOAT, ir.DataType.FLOAT16)
 
-def interface_difference(before: ir.Model, after: ir.Model) -> str | None:
+
+def interface_difference(
+    before: ir.Model, after: ir.Model, *, may_shorten: bool = False
+) -> str | None:
     """How the inputs and outputs of two models differ, in words; None when they are the same.
 
     Compared: names, order, types, and declared shapes with their symbolic axes.
+
+    Args:
+        before: One model.
+        after: The other.
+        may_shorten: What is float32 in the first may be float16 in the other.
     """
     for kind, old, new in (
         ("inputs", before.graph.inputs, after.graph.inputs),
@@ -20,7 +29,8 @@ def interface_difference(before: ir.Model, after: ir.Model) -> str | None:
         if old_names != new_names:
             return f"{kind} {old_names} became {new_names}"
         for old_value, new_value in zip(old, new, strict=True):
-            if old_value.dtype != new_value.dtype:
+            shortened = may_shorten and (old_value.dtype, new_value.dtype) == _SHORTENED
+            if old_value.dtype != new_value.dtype and not shortened:
                 return f"'{old_value.name}' changed from {old_value.dtype} to {new_value.dtype}"
             if old_value.shape is not None and old_value.shape != new_value.shape:
                 return f"'{old_value.name}' changed from {old_value.shape} to {new_value.shape}"

@@ -1,7 +1,7 @@
 """What is known about small integer tensors: shapes, axes and sizes that a graph computes.
 
 A `Shape` of a partly dynamic tensor is partly known; so is what Gather, Slice, Concat and integer
-arithmetic make of it. Elements that are not known are None.
+arithmetic make of it. An extent with a name is known by it; other elements are None.
 """
 
 from collections.abc import Callable, Iterable
@@ -25,16 +25,16 @@ class PartialTensor:
     """An integer tensor of rank 0 or 1 with some elements known.
 
     Attributes:
-        items: The elements; None where one is not known.
+        items: The elements; the name of an extent that inputs share, None where nothing is known.
         is_scalar: Whether the rank is 0.
     """
 
-    items: tuple[int | None, ...]
+    items: tuple[int | str | None, ...]
     is_scalar: bool = False
 
     def known(self) -> NDArray[np.int64] | None:
         """All elements as an int64 array of the right rank, or None."""
-        numbers = [item for item in self.items if item is not None]
+        numbers = [item for item in self.items if isinstance(item, int)]
         if len(numbers) != len(self.items):
             return None
         array = np.asarray(numbers, np.int64)
@@ -61,7 +61,8 @@ def _without_overflow(tensor: PartialTensor, dtype: ir.DataType | None) -> Parti
     """The tensor with every element unknown that wraps around in its type."""
     limits = np.iinfo(np.int32 if dtype == ir.DataType.INT32 else np.int64)
     items = tuple(
-        item if item is None or limits.min <= item <= limits.max else None for item in tensor.items
+        item if not isinstance(item, int) or limits.min <= item <= limits.max else None
+        for item in tensor.items
     )
     return PartialTensor(items, tensor.is_scalar)
 
@@ -83,7 +84,7 @@ def _exact(value: ir.Value | None, known: Known) -> tuple[int, ...] | None:
     found = _read(value, known)
     if found is None:
         return None
-    numbers = tuple(item for item in found.items if item is not None)
+    numbers = tuple(item for item in found.items if isinstance(item, int))
     return numbers if len(numbers) == len(found.items) else None
 
 
@@ -91,7 +92,7 @@ def _shape(node: ir.Node, _: Known) -> PartialTensor | None:
     x = node.inputs[0]
     if x is None or x.shape is None:
         return None
-    extents = [extent if isinstance(extent, int) else None for extent in x.shape]
+    extents = [extent if isinstance(extent, int) else extent.value for extent in x.shape]
     start = int_attribute(node, "start", 0)
     end = int_attribute(node, "end", len(extents))
     return PartialTensor(tuple(extents[start:end]))
@@ -113,9 +114,9 @@ def _gather(node: ir.Node, known: Known) -> PartialTensor | None:
     data, indices = _read(node.inputs[0], known), _read(node.inputs[1], known)
     if data is None or indices is None or data.is_scalar or int_attribute(node, "axis", 0):
         return None
-    chosen: list[int | None] = []
+    chosen: list[int | str | None] = []
     for index in indices.items:
-        if index is None or not -len(data.items) <= index < len(data.items):
+        if not isinstance(index, int) or not -len(data.items) <= index < len(data.items):
             return None
         chosen.append(data.items[index])
     return PartialTensor(tuple(chosen), indices.is_scalar)
@@ -140,7 +141,7 @@ def _slice(node: ir.Node, known: Known) -> PartialTensor | None:
 
 def _concat(node: ir.Node, known: Known) -> PartialTensor | None:
     parts = [_read(value, known) for value in node.inputs]
-    items: list[int | None] = []
+    items: list[int | str | None] = []
     for value, part in zip(node.inputs, parts, strict=True):
         if part is not None and not part.is_scalar:
             items += part.items
@@ -192,13 +193,15 @@ def _elementwise(
         if {len(left.items), len(right.items)} - {1, length}:
             return None
         pairs = zip(_stretched(left, length), _stretched(right, length), strict=True)
-        items = tuple(None if a is None or b is None else compute(a, b) for a, b in pairs)
+        items = tuple(
+            compute(a, b) if isinstance(a, int) and isinstance(b, int) else None for a, b in pairs
+        )
         return PartialTensor(items, left.is_scalar and right.is_scalar)
 
     return handler
 
 
-def _stretched(tensor: PartialTensor, length: int) -> tuple[int | None, ...]:
+def _stretched(tensor: PartialTensor, length: int) -> tuple[int | str | None, ...]:
     return tensor.items * length if len(tensor.items) == 1 else tensor.items
 
 

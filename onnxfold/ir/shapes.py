@@ -1,5 +1,6 @@
 """What is known about the shapes of values."""
 
+import math
 from collections.abc import Set as AbstractSet
 
 import numpy as np
@@ -7,6 +8,7 @@ import onnx
 import onnx_ir as ir
 
 from onnxfold.ir.constants import constant_tensor
+from onnxfold.ir.graph import every_node, subgraphs
 
 _SMALL_BYTES = 1024
 """Initializers up to this size keep their data for inference: they may be shapes or axes."""
@@ -19,9 +21,10 @@ def rank(value: ir.Value | None) -> int | None:
 
 def dim(value: ir.Value | None, axis: int) -> int | None:
     """The extent of `value` along `axis`, or None when it is dynamic or not known."""
-    if value is None or value.shape is None or not -len(value.shape) <= axis < len(value.shape):
+    shape = None if value is None else value.shape
+    if shape is None or not -len(shape) <= axis < len(shape):
         return None
-    extent = value.shape[axis]
+    extent = shape[axis]
     return extent if isinstance(extent, int) else None
 
 
@@ -35,7 +38,16 @@ def static_shape(value: ir.Value | None) -> tuple[int, ...] | None:
 
 def tensor_extents(tensor: ir.TensorProtocol) -> tuple[int, ...]:
     """The shape of a tensor, whose extents are always numbers."""
+    if isinstance(tensor, ir.serde.TensorProtoTensor):  # makes a new Shape whenever it is asked
+        return tuple(tensor.raw.dims)
     return tuple(extent for extent in tensor.shape if isinstance(extent, int))
+
+
+def tensor_bytes(tensor: ir.TensorProtocol) -> int:
+    """How many bytes the elements of a tensor take, narrow ones packed."""
+    if tensor.dtype == ir.DataType.STRING:
+        return tensor.nbytes
+    return math.ceil(tensor.dtype.itemsize * math.prod(tensor_extents(tensor)))
 
 
 def infer_shapes(model: ir.Model, skeleton: onnx.ModelProto | None = None) -> None:
@@ -67,7 +79,16 @@ def has_all_shapes(model: ir.Model) -> bool:
     """Whether every value has a type and a shape, so that there is nothing to infer."""
     return all(
         output.shape is not None and output.dtype is not None
-        for node in model.graph.all_nodes()
+        for node in every_node(model.graph)
+        for output in node.outputs
+    )
+
+
+def has_static_shapes(model: ir.Model) -> bool:
+    """Whether every extent of every value is a number, so that inference can find nothing more."""
+    return all(
+        static_shape(output) is not None and output.dtype is not None
+        for node in every_node(model.graph)
         for output in node.outputs
     )
 
@@ -86,28 +107,35 @@ def skeleton_proto(model: ir.Model) -> onnx.ModelProto:
     for node in model.graph:
         joined = _joined_constants(node)
         if joined is None:
-            graph.node.append(ir.serde.serialize_node(node))
+            ir.serde.serialize_node_into(graph.node.add(), node)
         else:
             graph.initializer.append(joined)
             graph.value_info.append(
                 onnx.helper.make_tensor_value_info(joined.name, joined.data_type, joined.dims)
             )
     inputs = set(model.graph.inputs)
-    graph.input.extend(ir.serde.serialize_value(value) for value in model.graph.inputs)
-    graph.output.extend(ir.serde.serialize_value(value) for value in model.graph.outputs)
+    for value in model.graph.inputs:
+        ir.serde.serialize_value_into(graph.input.add(), value)
+    for value in model.graph.outputs:
+        ir.serde.serialize_value_into(graph.output.add(), value)
     for value in model.graph.initializers.values():
         tensor = value.const_value
         if tensor is None or value in inputs:
             continue
-        if tensor.nbytes <= _SMALL_BYTES:
-            graph.initializer.append(_in_message(tensor))
-            continue
-        graph.input.append(
-            onnx.helper.make_tensor_value_info(
-                value.name or "", int(tensor.dtype), tensor_extents(tensor)
-            )
-        )
+        if tensor_bytes(tensor) <= _SMALL_BYTES:
+            _write(tensor, graph.initializer.add())
+        else:
+            _describe(value.name or "", tensor, graph.input.add())
     return proto
+
+
+def _describe(name: str, tensor: ir.TensorProtocol, info: onnx.ValueInfoProto) -> None:
+    info.name = name
+    kind = info.type.tensor_type
+    kind.elem_type = int(tensor.dtype)
+    kind.shape.SetInParent()  # a scalar has a shape too
+    for extent in tensor_extents(tensor):
+        kind.shape.dim.add(dim_value=extent)
 
 
 def _joined_constants(node: ir.Node) -> onnx.TensorProto | None:
@@ -127,30 +155,32 @@ def _joined_constants(node: ir.Node) -> onnx.TensorProto | None:
     return ir.serde.serialize_tensor(joined)
 
 
-def _in_message(tensor: ir.TensorProtocol) -> onnx.TensorProto:
-    """A tensor with its numbers, wherever they lie: a message does not say in which folder."""
+def _write(tensor: ir.TensorProtocol, proto: onnx.TensorProto) -> None:
+    """Write a tensor with its numbers: a message does not say in which folder a file lies."""
     if not isinstance(tensor, ir.ExternalTensor):
-        return ir.serde.serialize_tensor(tensor)
-    data = tensor.tobytes() if tensor.nbytes else b""
-    tensor.release()
-    proto = onnx.TensorProto(name=tensor.name, data_type=int(tensor.dtype), raw_data=data)
+        ir.serde.serialize_tensor_into(proto, tensor)
+        return
+    proto.name, proto.data_type = tensor.name or "", int(tensor.dtype)
+    proto.raw_data = tensor.tobytes() if tensor.nbytes else b""
     proto.dims.extend(tensor_extents(tensor))
-    return proto
+    tensor.release()
 
 
 def _merge(graph: ir.Graph, inferred: onnx.GraphProto, symbols: AbstractSet[str]) -> None:
     known = {info.name: info for info in inferred.value_info}
-    nested = {node.output[0]: node for node in inferred.node if _holds_graphs(node)}
+    holders: list[ir.Node] = []
     for node in graph:
         for output in node.outputs:
             if output.name in known and not output.is_graph_output():
                 _refine(output, known[output.name], symbols)
-        if node.outputs and (twin := nested.get(node.outputs[0].name or "")) is not None:
+        if node.outputs and any(True for _ in subgraphs(node)):
+            holders.append(node)
+    if not holders:
+        return
+    twins = {node.output[0]: node for node in inferred.node if node.output}
+    for node in holders:
+        if (twin := twins.get(node.outputs[0].name or "")) is not None:
             _merge_subgraphs(node, twin, symbols)
-
-
-def _holds_graphs(node: onnx.NodeProto) -> bool:
-    return any(attribute.HasField("g") for attribute in node.attribute)
 
 
 def _merge_subgraphs(node: ir.Node, twin: onnx.NodeProto, symbols: AbstractSet[str]) -> None:
@@ -166,22 +196,37 @@ def _refine(value: ir.Value, info: onnx.ValueInfoProto, symbols: AbstractSet[str
     Inference starts from the inputs of the model alone. Where it contradicts what the file says
     about an interior value, the file is out of date: somebody changed the inputs afterwards.
     """
-    found = ir.serde.deserialize_type_proto_for_shape(info.type)
     if value.type is None:
         value.type = ir.serde.deserialize_type_proto_for_type(info.type)
-    if found is None:
+    fresh = _inferred_extents(info.type, symbols)
+    if fresh is None:
         return
-    # Names that inference makes up (unk__0) mean something else in its next run.
-    fresh = [_meaningful(extent, symbols) for extent in found]
     if value.shape is None or len(value.shape) != len(fresh):
         value.shape = ir.Shape(fresh)
         return
-    value.shape = ir.Shape(
-        [own if new is None else new for own, new in zip(value.shape, fresh, strict=True)]
-    )
+    known = value.shape.dims
+    refined = [own if new is None else new for own, new in zip(known, fresh, strict=True)]
+    if any(own != new for own, new in zip(known, refined, strict=True)):
+        value.shape = ir.Shape(refined)
 
 
-def _meaningful(extent: int | ir.SymbolicDim, symbols: AbstractSet[str]) -> int | str | None:
-    if isinstance(extent, int):
-        return extent
-    return extent.value if extent.value in symbols else None
+def _inferred_extents(
+    kind: onnx.TypeProto, symbols: AbstractSet[str]
+) -> list[int | str | None] | None:
+    """The extents of a tensor, or of what a sequence or optional holds; None: not even the rank."""
+    which = kind.WhichOneof("value")
+    while which in ("sequence_type", "optional_type"):
+        kind = getattr(kind, which).elem_type
+        which = kind.WhichOneof("value")
+    if which not in ("tensor_type", "sparse_tensor_type"):
+        return None
+    tensor = getattr(kind, which)
+    if not tensor.HasField("shape"):
+        return None
+    # Names that inference makes up (unk__0) mean something else in its next run.
+    return [
+        dim.dim_value
+        if dim.HasField("dim_value")
+        else (dim.dim_param if dim.dim_param in symbols else None)
+        for dim in tensor.shape.dim
+    ]

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from onnxfold.algebra.normalisation import batchnorm_as_affine
 from onnxfold.algebra.refusal import Refusal
 from onnxfold.ir.constants import FLOAT_TYPES, float_constant, is_constant
-from onnxfold.ir.graph import is_op
+from onnxfold.ir.graph import is_op, producer
 from onnxfold.ir.ops import BatchNormalization
 from onnxfold.ir.shapes import dim, rank
 from onnxfold.rewrite.rule import Reject
@@ -65,7 +65,9 @@ class Affine:
 
     def channels(self, count: int) -> tuple[Array, Array] | None:
         """Scale and shift for `count` channels, or None when it is made for another number."""
-        if self.axis is not None and self.scale.shape != (count,):
+        if self.scale.shape == (count,):
+            return self.scale, self.shift
+        if self.axis is not None:
             return None
         return np.broadcast_to(self.scale, (count,)), np.broadcast_to(self.shift, (count,))
 
@@ -219,6 +221,13 @@ def is_part_of_activation(node: ir.Node) -> bool:
         producing = value.producer()
         step = affine_of(producing) if is_op(producing, *ARITHMETIC) else None
         if not isinstance(step, AffineNode):
-            return is_op(producing, "Mul", "Div")
+            return is_op(producing, "Mul", "Div") and not _is_gated(producing)
         value = step.x
     return False
+
+
+def _is_gated(product: ir.Node | None) -> bool:
+    """Whether `product` is `x · sigmoid(…)`: SiLU and gates, which are whole with the product."""
+    return product is not None and any(
+        is_op(producer(value), "Sigmoid", "HardSigmoid") for value in product.inputs
+    )

@@ -35,6 +35,9 @@ class Obstacle:
     at: ir.Value
 
 
+_AS_LARGE = ExtentRule()
+"""Where the result is as large as what is read."""
+
 Numbers = Callable[[], ConvMap | Obstacle]
 
 
@@ -77,7 +80,7 @@ class Expression:
     def is_pointwise(self) -> bool:
         """Whether an output reads the same position of the input, and there are no others."""
         return all(offsets == (0,) for offsets in self.footprint.offsets) and all(
-            rule == ExtentRule() for rule in self.rules
+            rule == _AS_LARGE for rule in self.rules
         )
 
     @cached_property

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from onnxfold.algebra.convmap import ConvMap
 from onnxfold.algebra.extents import ExtentRule
+from onnxfold.algebra.rounding import cancels
 from onnxfold.ir.constants import FLOAT_TYPES, constant_array, float_constant
 from onnxfold.ir.graph import has_other_readers, input_at, is_op, producer, string_attribute
 from onnxfold.ir.ops import Conv
@@ -29,10 +30,6 @@ FILLING_OPS = frozenset({"ScatterND"})
 _MAX_CHAIN = 12
 _MAX_ELEMENTS = 1 << 24
 """A larger image is not followed."""
-
-_ROUNDINGS = 16
-"""How many roundings of the largest constant the border and the bias may lie apart: both are the
-same number, but exporters computed one in float32 and a fold the other in float64."""
 
 Image = NDArray[np.float64]
 
@@ -137,14 +134,19 @@ def _moved(node: ir.Node, image: Image) -> Image | None:
 def _begin(image: Image, extents: tuple[int, ...]) -> tuple[int, ...] | None:
     """How far in the image itself begins; None when it is not one whole block."""
     is_image = np.isnan(image)
-    places = np.argwhere(is_image)
-    if not places.size or image.ndim != len(extents):
+    if image.ndim != len(extents) or not is_image.any():
         return None
-    first, last = places.min(axis=0), places.max(axis=0)
-    whole = tuple(int(n) for n in last - first + 1) == extents and len(places) == np.prod(extents)
-    if not whole or first[:2].any() or image.shape[:2] != extents[:2]:
+    spans = [
+        np.flatnonzero(is_image.any(axis=tuple(a for a in range(image.ndim) if a != axis)))
+        for axis in range(image.ndim)
+    ]
+    # As many places as the block has, and none outside it.
+    covered = tuple(int(span[-1] - span[0]) + 1 for span in spans)
+    whole = covered == extents and np.count_nonzero(is_image) == np.prod(extents)
+    first = tuple(int(span[0]) for span in spans)
+    if not whole or any(first[:2]) or image.shape[:2] != extents[:2]:
         return None
-    return tuple(int(place) for place in first[2:])
+    return first[2:]
 
 
 def _fill(image: Image) -> Image | None:
@@ -161,9 +163,7 @@ def _is_bias(fill: Image, view: Conv) -> bool:
     bias = np.zeros_like(fill) if view.bias is None else float_constant(view.bias)
     if bias is None or dtype is None or dtype not in FLOAT_TYPES:
         return False
-    largest = max(np.abs(bias).max(), np.abs(fill).max())
-    step = 2.0 ** -(23 if dtype is ir.DataType.FLOAT else 52 if dtype is ir.DataType.DOUBLE else 8)
-    return bool((np.abs(fill - bias) <= _ROUNDINGS * step * largest).all())
+    return cancels(bias, -fill, dtype.numpy())
 
 
 def _padded(inner: Expression, begin: tuple[int, ...], rules: tuple[ExtentRule, ...]) -> Expression:

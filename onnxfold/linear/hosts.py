@@ -7,6 +7,7 @@ import onnx_ir as ir
 
 from onnxfold.algebra.normalisation import scale_outputs, scaled_input_weights
 from onnxfold.algebra.operators import conv, transposed_channels
+from onnxfold.algebra.rounding import cancels
 from onnxfold.ir.constants import constant_tensor, float_constant
 from onnxfold.ir.graph import input_at, int_attribute, ints_attribute, is_op
 from onnxfold.ir.ops import Conv, ConvTranspose, Gemm, MatMul
@@ -151,7 +152,10 @@ def emit_scaled_outputs(host: Host, affine: Affine, build: Builder) -> ir.Value:
         return _emit(host, kernel, bias, build)
     flat = conv(host.kernel, host.bias, group=host.group)
     scaled = scale_outputs(flat, scale, shift)
-    return _emit(host, scaled.kernel, scaled.bias, build)
+    with np.errstate(over="ignore", invalid="ignore"):
+        takes_back = cancels(flat.bias * scale, shift, host.dtype.numpy())
+    bias = np.zeros_like(scaled.bias) if takes_back else scaled.bias
+    return _emit(host, scaled.kernel, bias, build)
 
 
 def emit_scaled_inputs(host: Host, x: ir.Value, affine: Affine, build: Builder) -> ir.Value:

@@ -149,21 +149,38 @@ def _of_sum(node: ir.Node) -> Operands | Reject | None:
     if channels is None or known is None:
         return Reject("the rank or the channels of its result are not known", node)
     operands: list[tuple[ir.Value, Expression]] = []
+    added = _signed(channels, known - 2, 1)
     for index, value in enumerate(node.inputs):
         if value is None or not _is_added_in_place(value, output):
             return Reject("it may broadcast its operands", node)
-        sign = -1.0 if index and is_op(node, "Sub") else 1.0
-        expression = _channelwise(np.full(channels, sign), np.zeros(channels), known - 2)
-        operands.append((value, expression))
+        is_subtracted = index > 0 and is_op(node, "Sub")
+        operands.append((value, _signed(channels, known - 2, -1) if is_subtracted else added))
     return operands
 
 
+def _signed(channels: int, spatial: int, sign: int) -> Expression:
+    """The identity or its negative."""
+
+    def numbers() -> ConvMap:
+        return channel_affine(np.full(channels, float(sign)), np.zeros(channels), spatial)
+
+    return _per_channel(channels, spatial, numbers, shifts=False, sign=sign)
+
+
 def _channelwise(scale: np.ndarray, shift: np.ndarray, spatial: int) -> Expression:
-    channels, one = scale.size, (1,) * spatial
-    footprint = Footprint(channels, channels, channels, ((0,),) * spatial, one, one)
+    def numbers() -> ConvMap:
+        return channel_affine(scale, shift, spatial)
+
     sign = int(scale[0]) if scale[0] in (1, -1) and (scale == scale[0]).all() else 0
-    numbers: Callable[[], ConvMap] = lambda: channel_affine(scale, shift, spatial)  # noqa: E731
-    return Expression(footprint, (ExtentRule(),) * spatial, numbers, bool(shift.any()), sign)
+    return _per_channel(scale.size, spatial, numbers, shifts=bool(shift.any()), sign=sign)
+
+
+def _per_channel(
+    channels: int, spatial: int, numbers: Callable[[], ConvMap], *, shifts: bool, sign: int
+) -> Expression:
+    one = (1,) * spatial
+    footprint = Footprint(channels, channels, channels, ((0,),) * spatial, one, one)
+    return Expression(footprint, (ExtentRule(),) * spatial, numbers, shifts, sign)
 
 
 def _is_added_in_place(value: ir.Value, output: ir.Value) -> bool:

@@ -174,21 +174,25 @@ class _Search:
             for position in range(len(self._region)):
                 trial = self._tried(best, position, price)
                 if trial is not None:
-                    best, price, again = trial, self._pricing.price(trial), True
+                    best, price, again = *trial, True
         return best
 
-    def _tried(self, terms: Terms, position: int, price: Price) -> Terms | None:
+    def _tried(self, terms: Terms, position: int, price: Price) -> tuple[Terms, Price] | None:
         """The terms with one value inlined, and what it is made of as long as that still loses."""
         trial = self._inlined(terms, self._region[position])
-        if trial is None or self._pricing.price(trial).is_no_worse_than(price):
-            return trial
+        if trial is None:
+            return None
+        tried = self._pricing.price(trial)
+        if tried.is_no_worse_than(price):
+            return trial, tried
         for value in self._region[position + 1 : position + _LOOKAHEAD]:
             further = None if value in terms else self._inlined(trial, value)
             if further is None:
                 continue
             trial = further
-            if self._pricing.price(trial).is_no_worse_than(price):
-                return trial
+            tried = self._pricing.price(trial)
+            if tried.is_no_worse_than(price):
+                return trial, tried
         return None
 
     def _inlined(self, terms: Terms, base: ir.Value) -> Terms | None:

@@ -66,7 +66,8 @@ def check_contents(proto: onnx.ModelProto, label: str) -> list[onnx.TensorProto]
         problem = _tensor_problem(tensor)
         if problem:
             raise BadModelError(f"{label} has a tensor {tensor.name!r} {problem}", _DAMAGED_HINT)
-    for graph in graphs_of(proto):
+    graphs = list(graphs_of(proto))
+    for graph in graphs:
         for value in (*graph.input, *graph.output, *graph.value_info):
             _refuse_maps(value.type, value.name, label)
         for sparse in graph.sparse_initializer:
@@ -75,7 +76,7 @@ def check_contents(proto: onnx.ModelProto, label: str) -> list[onnx.TensorProto]
                     f"{label} keeps the sparse tensor {sparse.values.name!r} as external data",
                     "keep it in the model file",
                 )
-    for node in nodes_of(proto):
+    for node in _nodes_in(graphs, proto.functions):
         for attribute in node.attribute:
             _check_attribute(attribute, node, label)
     return external
@@ -151,12 +152,13 @@ def _tensor_problem(tensor: onnx.TensorProto) -> str | None:
 
 def tensors_of(proto: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
     """Every tensor: initializers and attributes, in subgraphs and functions too."""
-    for graph in graphs_of(proto):
+    graphs = list(graphs_of(proto))
+    for graph in graphs:
         yield from graph.initializer
         for sparse in graph.sparse_initializer:
             yield sparse.values
             yield sparse.indices
-    for node in nodes_of(proto):
+    for node in _nodes_in(graphs, proto.functions):
         yield from _attribute_tensors(node.attribute)
     for function in proto.functions:
         yield from _attribute_tensors(function.attribute_proto)
@@ -191,7 +193,13 @@ def _subgraphs(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.GraphProto]:
 
 def nodes_of(proto: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
     """Every node of every graph and function."""
-    for graph in graphs_of(proto):
+    return _nodes_in(graphs_of(proto), proto.functions)
+
+
+def _nodes_in(
+    graphs: Iterable[onnx.GraphProto], functions: Iterable[onnx.FunctionProto]
+) -> Iterator[onnx.NodeProto]:
+    for graph in graphs:
         yield from graph.node
-    for function in proto.functions:
+    for function in functions:
         yield from function.node

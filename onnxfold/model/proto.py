@@ -61,7 +61,8 @@ def from_proto(proto: onnx.ModelProto, label: str) -> ir.Model:
     Raises:
         BadModelError: It holds something that cannot be represented.
     """
-    sparse = [_stand_in(graph) for graph in graphs_of(proto)]
+    sources = list(graphs_of(proto))
+    sparse = [_stand_in(graph) for graph in sources]
     try:
         model = ir.from_proto(proto)
     except (ir.serde.SerdeError, ValueError, TypeError, KeyError, NotImplementedError) as error:
@@ -70,7 +71,7 @@ def from_proto(proto: onnx.ModelProto, label: str) -> ir.Model:
             "onnx.checker.check_model tells more",
         ) from error
     graphs = _model_graphs(model)
-    for graph, source, parts in zip(graphs, graphs_of(proto), sparse, strict=True):
+    for graph, source, parts in zip(graphs, sources, sparse, strict=True):
         graph.meta[_WRITTEN] = Written(
             tuple(value.name for value in source.input),
             tuple(value.name for value in source.value_info),

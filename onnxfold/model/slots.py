@@ -80,7 +80,8 @@ def _node_slots(nodes: Iterable[ir.Node]) -> Iterator[TensorSlot]:
             if attribute.is_ref():
                 continue
             if attribute.type == ir.AttributeType.TENSOR:
-                yield TensorSlot(node, name, 0, attribute.as_tensor())
+                # `as_tensor` checks a protocol, slowly.
+                yield TensorSlot(node, name, 0, attribute.value)
             elif attribute.type == ir.AttributeType.TENSORS:
                 for index, tensor in enumerate(attribute.as_tensors()):
                     yield TensorSlot(node, name, index, tensor)

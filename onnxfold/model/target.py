@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import os
+import secrets
 import shutil
 import stat
 from pathlib import Path
@@ -110,6 +111,28 @@ def create(path: Path, like: Path) -> int:
                 os.fchown(descriptor, old.st_uid, old.st_gid)
         os.fchmod(descriptor, stat.S_IMODE(old.st_mode))
     return descriptor
+
+
+def write_whole(data: bytes, path: str | os.PathLike[str]) -> None:
+    """Write a file; one that is there is replaced in one step.
+
+    Raises:
+        CannotWriteError: It cannot be written there; nothing was changed.
+    """
+    target = check_target(path)
+    temporary = target.with_name(f".onnxfold-{secrets.token_hex(8)}{target.suffix}")
+    try:
+        with os.fdopen(create(temporary, target), "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, target)
+    except OSError as error:
+        raise cannot_write(target, error) from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+    sync_folder(target.parent)
 
 
 def sync_folder(folder: Path) -> None:

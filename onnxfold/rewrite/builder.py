@@ -56,9 +56,23 @@ class Builder:
         return self._record(
             op_type,
             inputs,
-            [ir.convenience.convert_attribute(key, value) for key, value in given.items()],
+            [_attribute(key, value) for key, value in given.items()],
             name,
         )
+
+    def several(
+        self,
+        op_type: str,
+        inputs: Sequence[ir.Value | None],
+        outputs: int,
+        attributes: Mapping[str, AttributeValue] | None = None,
+    ) -> tuple[ir.Value, ...]:
+        """Record a default-domain node with so many outputs and return them."""
+        given = [_attribute(key, value) for key, value in (attributes or {}).items()]
+        first = self._record(op_type, inputs, given, None, outputs)
+        node = first.producer()
+        assert node is not None
+        return tuple(node.outputs)
 
     def like(
         self,
@@ -73,10 +87,10 @@ class Builder:
         replaced = changed or {}
         attributes = [
             ir.Attr(attribute.name, attribute.type, attribute.value)
-            for attribute in node.attributes.values()
+            for attribute in node.attributes.data.values()
             if attribute.name not in replaced
         ]
-        attributes += [ir.convenience.convert_attribute(k, v) for k, v in replaced.items()]
+        attributes += [_attribute(key, value) for key, value in replaced.items()]
         output = self._record(node.op_type, inputs, attributes, node.name)
         original = node.outputs[0]
         output.type = original.type
@@ -89,11 +103,20 @@ class Builder:
         inputs: Sequence[ir.Value | None],
         attributes: Sequence[ir.Attr],
         name: str | None,
+        outputs: int = 1,
     ) -> ir.Value:
         trimmed = list(inputs)
         while trimmed and trimmed[-1] is None:
             trimmed.pop()
-        node = ir.Node("", op_type, trimmed, attributes, version=self._version, name=name)
+        node = ir.Node(
+            "",
+            op_type,
+            trimmed,
+            attributes,
+            num_outputs=outputs,
+            version=self._version,
+            name=name,
+        )
         self.nodes.append(node)
         return node.outputs[0]
 
@@ -146,3 +169,15 @@ class Builder:
                 node.replace_input_with(index, None)
         self.nodes.clear()
         self.constants.clear()
+
+
+def _attribute(name: str, value: AttributeValue) -> ir.Attr:
+    """An attribute of the type that its value says."""
+    # The library finds out the type of a list by asking, slowly, for everything else first.
+    kind: ir.AttributeType | None = None
+    if isinstance(value, tuple | list) and value:
+        if all(isinstance(item, int) for item in value):
+            kind = ir.AttributeType.INTS
+        elif all(isinstance(item, float) for item in value):
+            kind = ir.AttributeType.FLOATS
+    return ir.convenience.convert_attribute(name, value, kind)

@@ -5,7 +5,8 @@ from collections.abc import Iterable, Sequence
 
 import onnx_ir as ir
 
-from onnxfold.ir.graph import describe
+from onnxfold.errors import BadOptionError
+from onnxfold.ir.graph import describe, every_node
 from onnxfold.rewrite.builder import Refused
 from onnxfold.rewrite.ledger import Failure, Rejection
 from onnxfold.rewrite.rewriter import RewriteError, Rewriter
@@ -27,6 +28,7 @@ def apply_rules(rewriter: Rewriter, pass_name: str, rules: Sequence[AnyRule]) ->
         rules: Tried in this order at each node.
 
     Raises:
+        BadOptionError: A rule says that it cannot do what the user asks for.
         RewriteError: The rules keep rewriting without an end.
     """
     _Run(rewriter, pass_name, rules).until_stable()
@@ -47,7 +49,7 @@ class _Run:
         looks_left = _LOOKS_PER_NODE * (100 + model.graph.num_nodes())
         while True:
             before = len(self._rewriter.ledger.applied)
-            looks_left -= self._sweep(model.graph.all_nodes(), looks_left)
+            looks_left -= self._sweep(every_node(model.graph), looks_left)
             if len(self._rewriter.ledger.applied) == before or self._rewriter.ledger.exhausted:
                 return
 
@@ -74,7 +76,7 @@ class _Run:
         return looks
 
     def _is_root(self, node: ir.Node) -> bool:
-        return node.domain == "" and node.op_type in self._by_root
+        return node.op_type in self._by_root and node.domain == ""
 
     def _look(self, node: ir.Node) -> list[ir.Node]:
         for rule in self._by_root[node.op_type]:
@@ -96,6 +98,9 @@ class _Run:
                 outcome = rule.rewrite(found, build)
         except Refused as refused:
             outcome = Reject(refused.reason, node)
+        except BadOptionError:  # the user's mistake, not the rule's
+            build.discard()
+            raise
         except Exception as error:
             build.discard()
             self._raised.add(rule.name)

@@ -5,6 +5,8 @@ from collections import Counter
 
 import onnx_ir as ir
 
+from onnxfold.ir.graph import nested_graphs
+
 _SUFFIX = re.compile(r"(\.folded(\.\d+)?)+$")
 
 
@@ -17,15 +19,16 @@ class Names:
     """
 
     def __init__(self, model: ir.Model) -> None:
-        self._values: Counter[str] = Counter()
-        self._nodes: Counter[str] = Counter()
-        self._numbers: Counter[str] = Counter()
-        for graph in (model.graph, *model.graph.subgraphs()):
-            self._values.update(value.name or "" for value in graph.inputs)
-            self._values.update(list(graph.initializers))
-            for node in graph:
-                self._nodes[node.name or ""] += 1
-                self._values.update(output.name or "" for output in node.outputs)
+        values: Counter[str] = Counter()
+        nodes: Counter[str] = Counter()
+        for graph in (model.graph, *nested_graphs(model.graph)):
+            values.update(value.name or "" for value in graph.inputs)
+            values.update(list(graph.initializers))
+            nodes.update(node.name or "" for node in graph)
+            values.update(output.name or "" for node in graph for output in node.outputs)
+        self._values = dict(values)  # a Counter is slow where it is asked for one name at a time
+        self._nodes = dict(nodes)
+        self._numbers: dict[str, int] = {}
 
     def value(self, wish: str | None) -> str:
         """An unused value name that reminds of `wish`."""
@@ -35,13 +38,13 @@ class Names:
         """An unused node name, `wish` itself when it is free."""
         return self._claim(self._nodes, wish or "folded")
 
-    def _claim(self, taken: Counter[str], wish: str) -> str:
+    def _claim(self, taken: dict[str, int], wish: str) -> str:
         name = wish
         while name in taken:
             # Counted on, because starting at 1 every time is quadratic in nodes without names.
-            self._numbers[wish] += 1
-            name = f"{wish}.{self._numbers[wish]}"
-        taken[name] += 1
+            number = self._numbers[wish] = self._numbers.get(wish, 0) + 1
+            name = f"{wish}.{number}"
+        taken[name] = 1
         return name
 
     def free_value(self, name: str | None) -> None:
@@ -50,14 +53,14 @@ class Names:
 
     def claim_value(self, name: str) -> None:
         """Take a name that a value gets from another one."""
-        self._values[name] += 1
+        self._values[name] = self._values.get(name, 0) + 1
 
     def free_node(self, name: str | None) -> None:
         """Give back the name of a node that is gone."""
         _release(self._nodes, name or "")
 
 
-def _release(taken: Counter[str], name: str) -> None:
-    taken[name] -= 1
-    if taken[name] <= 0:
-        del taken[name]
+def _release(taken: dict[str, int], name: str) -> None:
+    left = taken.pop(name, 0) - 1
+    if left > 0:
+        taken[name] = left

@@ -87,7 +87,8 @@ class Rewriter:
         created = list(build.nodes)
         wishes = [node.name for node in created]
         self._adopt(graph, build, root)
-        graph.insert_before(root, created)
+        if created:
+            graph.insert_before(root, created)
         readers = [use.node for old in root.outputs for use in old.uses()]
         for old, new in zip(root.outputs, outputs, strict=True):
             if new is not None:
@@ -153,7 +154,7 @@ class Rewriter:
             fed_by = [value for value in (*node.inputs, *captured_values(node)) if value]
             sources += _names_of(node)
             self._free(node)
-            node.graph.remove(node, safe=True)
+            node.graph.remove([node], safe=True)
             for value in dict.fromkeys(fed_by):
                 if (producing := value.producer()) is not None:
                     pending.append(producing)
@@ -194,8 +195,19 @@ class Rewriter:
         self.drop_initializer(value)
         return True
 
-    def adopt(self, transform: Callable[[ir.Model], ir.Model], *, pass_name: str) -> None:
+    def adopt(
+        self,
+        transform: Callable[[ir.Model], ir.Model],
+        *,
+        pass_name: str,
+        may_shorten: bool = False,
+    ) -> None:
         """Replace the whole model by `transform(copy of it)`, as one rewrite.
+
+        Args:
+            transform: Gets a copy, and returns it or another model.
+            pass_name: The pass that asks.
+            may_shorten: Inputs and outputs of float32 may become float16, as the user asked.
 
         Raises:
             RewriteError: The new model is unsound or has another interface; the old one stays.
@@ -206,7 +218,8 @@ class Rewriter:
         transformed = transform(independent_copy(self.model))
         if (reason := flaw(transformed)) is not None:
             raise RewriteError(f"the pass broke the graph: {reason}")
-        if (difference := interface_difference(self.model, transformed)) is not None:
+        difference = interface_difference(self.model, transformed, may_shorten=may_shorten)
+        if difference is not None:
             raise RewriteError(f"the pass changed the interface of the model: {difference}")
         difference_made = change(self.model, transformed)
         if difference_made.is_empty:

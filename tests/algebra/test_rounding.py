@@ -5,9 +5,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from onnxfold.algebra import operators
-from onnxfold.algebra.convmap import ConvMap
+from onnxfold.algebra.convmap import Array, ConvMap
 from onnxfold.algebra.refusal import Cause
-from onnxfold.algebra.rounding import round_array, round_map, unit_roundoff
+from onnxfold.algebra.rounding import cancels, round_array, round_map, unit_roundoff
 from tests.algebra import strategies
 from tests.algebra.strategies import accepted, refused
 
@@ -81,3 +81,30 @@ def test_faint_taps_beside_large_ones_are_counted_not_refused() -> None:
 
 def test_exact_subnormals_are_exact() -> None:
     assert accepted(round_array([2.0**-24], np.float16)).astype(np.float64) == 2.0**-24
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_constant_computed_in_the_type_cancels_what_was_folded(dtype: type) -> None:
+    generator = np.random.default_rng(0)
+    gamma, beta, mean = generator.standard_normal((3, 64)).astype(dtype)
+    variance: Array = generator.uniform(0.1, 2.0, 64).astype(dtype)
+    written = beta - mean * gamma / np.sqrt(variance)
+    assert written.dtype == dtype
+    g, b, m, v = (each.astype(np.float64) for each in (gamma, beta, mean, variance))
+    folded = (b - m * g / np.sqrt(v)).astype(dtype).astype(np.float64)
+    assert cancels(folded, -written.astype(np.float64), dtype)
+
+
+def test_one_entry_beyond_the_rounding_keeps_all() -> None:
+    left = np.array([1.0, 0.5, -0.25])
+    near = left * (1 + 4 * unit_roundoff(np.float32))
+    assert cancels(left, -near, np.float32)
+    near[2] += 16 * unit_roundoff(np.float32)
+    assert not cancels(left, -near, np.float32)
+    assert not cancels(left, -left - 1e-5, np.float32)
+    assert cancels(left, -left - 1e-5, np.float16)
+
+
+@pytest.mark.parametrize("value", [np.inf, np.nan])
+def test_what_is_not_finite_cancels_nothing(value: float) -> None:
+    assert not cancels(np.array([value, 1.0]), np.array([-value, -1.0]), np.float32)

@@ -49,17 +49,18 @@ def test_value_info_is_believed_where_inference_knows_nothing() -> None:
 
 
 @pytest.mark.parametrize(("body", "expected"), [
-    ("v = Shape(x)", (None, 3, 8, 6)),
+    ("v = Shape(x)", ("N", 3, 8, 6)),
     ("v = Shape<start=1, end=-1>(x)", (3, 8)),
-    ("s = Shape(x) v = Gather(s, i)", (None, 6)),
+    ("s = Shape(x) v = Gather(s, i)", ("N", 6)),
     ("s = Shape(x) v = Slice(s, a, b)", (3, 8)),
     ("s = Shape(x) v = Slice(s, minus, far)", (6,)),
     ("s = Shape(x) t = Slice(s, a, b) v = Concat<axis=0>(t, i)", (3, 8, 0, -1)),
     ("s = Shape(x) t = Slice(s, a, b) v = Mul(t, two)", (6, 16)),
     ("s = Shape(x) t = Slice(s, a, b) v = Div(t, minus)", (-3, -8)),
+    ("s = Shape(x) v = Add(s, two)", (None, 5, 10, 8)),
     ("s = Shape(x) t = Mul(s, huge) v = Slice(t, a, b)", (None, None)),
 ])  # fmt: skip
-def test_computed_shapes(body: str, expected: tuple[int | None, ...]) -> None:
+def test_computed_shapes(body: str, expected: tuple[int | str | None, ...]) -> None:
     weights = {"i": np.array([0, -1]), "a": np.array([1]), "b": np.array([3]),
                "minus": np.array([-1]), "far": np.array([2**63 - 1]), "two": np.array(2),
                "huge": np.array([2**62])}  # fmt: skip

@@ -79,6 +79,12 @@ def test_decomposed_gelu_and_layer_norm() -> None:
     assert is_part_of_activation(norm[2])
 
 
+@pytest.mark.parametrize("gate", ["Sigmoid", "HardSigmoid"])
+def test_a_gated_tensor_is_whole_with_the_product(gate: str) -> None:
+    nodes = nodes_of(f"g = {gate}(x) m = Mul(x, g) y = Add(m, k)", k=powers("k", 1, 3, 1, 1))
+    assert not is_part_of_activation(nodes[2])
+
+
 @pytest.mark.parametrize(("body", "axis", "before"), [
     ("y = Transpose<perm=[0,2,3,1]>(x)", 3, 1),
     ("y = Transpose<perm=[0,2,3,1]>(x)", 1, 2),
