@@ -16,6 +16,7 @@ Example:
 
 import onnx_ir as ir
 
+from onnxfold.ir.graph import nested_graphs
 from onnxfold.pipeline.passes import EditPass, NoOptions
 from onnxfold.rewrite.rewriter import Rewriter
 from onnxfold.rewrite.rule import Exactness
@@ -23,8 +24,7 @@ from onnxfold.rewrite.rule import Exactness
 
 def edit(rewriter: Rewriter, _: NoOptions) -> None:
     """Remove dead nodes from the end to the beginning, then unread initializers."""
-    graphs = [rewriter.model.graph, *rewriter.model.graph.subgraphs()]
-    for graph in graphs:
+    for graph in (rewriter.model.graph, *nested_graphs(rewriter.model.graph)):
         for node in list(reversed(graph)):
             rewriter.remove_if_dead(node, pass_name="drop_dead", rule="node")
         _drop_initializers(rewriter, graph)

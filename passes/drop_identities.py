@@ -3,8 +3,8 @@
 What it does:
     Removes Identity, Dropout outside training, and Cast, Reshape, Transpose, Expand, Pad, Slice,
     Concat, Sum, Flatten, Squeeze, Unsqueeze, Resize and constant arithmetic where the attributes,
-    constants and shapes show that nothing changes. Two Transposes in a row become one, and CastLike
-    becomes Cast where the type is known.
+    constants and shapes show that nothing changes, and a Relu of a Relu. Two Transposes in a row
+    become one, and so do two Reshapes or Concats. CastLike becomes Cast where the type is known.
 When it applies:
     The output equals the input element by element, in type and in shape.
 When it refuses:
@@ -32,7 +32,7 @@ from onnxfold.ir.graph import (
     producer,
 )
 from onnxfold.ir.ops import Pad
-from onnxfold.ir.shapes import rank
+from onnxfold.ir.shapes import dim, rank
 from onnxfold.pipeline.passes import NoOptions, RulePass
 from onnxfold.rewrite.builder import Builder
 from onnxfold.rewrite.rule import AnyRule, Exactness, Rule
@@ -96,6 +96,25 @@ def _same_shape(node: ir.Node) -> ir.Value | None:
     """Rearrangements in row-major order change nothing when the shape stays the same."""
     x, y = node.inputs[0], node.outputs[0]
     return x if x is not None and has_same_shape(x, y) else None
+
+
+def _view(node: ir.Node) -> ir.Value | None:
+    """What a view of a view looks at, where the second one restores its shape."""
+    viewed, y = node.inputs[0], node.outputs[0]
+    while viewed is not None:
+        if has_same_shape(viewed, y):
+            return viewed
+        inner = producer(viewed)
+        viewed = inner.inputs[0] if is_op(inner, *_VIEWS) and inner is not None else None
+    return None
+
+
+def _relu(node: ir.Node) -> ir.Value | None:
+    return node.inputs[0] if is_op(producer(node.inputs[0]), "Relu") else None
+
+
+_VIEWS = ("Reshape", "Flatten", "Squeeze", "Unsqueeze")
+"""Other shapes for the same numbers in the same order."""
 
 
 def has_same_shape(x: ir.Value, y: ir.Value) -> bool:
@@ -182,13 +201,14 @@ def _broadcasts_into(array: np.ndarray, x: ir.Value) -> bool:
 
 _HANDED_ON: dict[str, Callable[[ir.Node], ir.Value | None]] = {
     "Identity": _always,
+    "Relu": _relu,
     "Dropout": _dropout,
     "Cast": _same_type,
     "CastLike": _always,
-    "Reshape": _same_shape,
-    "Flatten": _same_shape,
-    "Squeeze": _same_shape,
-    "Unsqueeze": _same_shape,
+    "Reshape": _view,
+    "Flatten": _view,
+    "Squeeze": _view,
+    "Unsqueeze": _view,
     "Expand": _same_shape,
     "Transpose": _transpose,
     "Pad": _pad,
@@ -215,21 +235,85 @@ class TransposeOfTranspose:
 
 
 def match_transposes(node: ir.Node) -> TransposeOfTranspose | None:
-    """A Transpose of a Transpose that nothing else reads."""
+    """A Transpose of a Transpose that nothing else reads, or that it takes back."""
     middle = node.inputs[0]
     inner = producer(middle)
     if middle is None or inner is None or not is_op(inner, "Transpose"):
         return None
     first, second = ints_attribute(inner, "perm", ()), ints_attribute(node, "perm", ())
     x = inner.inputs[0]
-    if has_other_readers(middle) or not first or not second or x is None:
+    if not first or not second or x is None:
         return None
-    return TransposeOfTranspose(node, x, tuple(first[axis] for axis in second))
+    joined = tuple(first[axis] for axis in second)
+    if has_other_readers(middle) and joined != tuple(range(len(joined))):
+        return None
+    return TransposeOfTranspose(node, x, joined)
 
 
 def rewrite_transposes(found: TransposeOfTranspose, build: Builder) -> ir.Value:
     """One Transpose that does both permutations."""
     return build.like(found.outer, [found.x], {"perm": found.permutation})
+
+
+@dataclass(frozen=True, slots=True)
+class ViewOfView:
+    """A Reshape to `shape` of what is another view of `x`."""
+
+    x: ir.Value
+    shape: tuple[int, ...]
+
+
+def match_views(node: ir.Node) -> ViewOfView | None:
+    """A Reshape to a constant shape of a view that nothing else reads."""
+    middle = node.inputs[0]
+    inner = producer(middle)
+    if middle is None or inner is None or not is_op(inner, *_VIEWS) or has_other_readers(middle):
+        return None
+    x, target = inner.inputs[0], int_constant(input_at(node, 1))
+    if x is None or target is None or (0 in target and int_attribute(node, "allowzero", 0)):
+        return None
+    # Zero copies an extent of the tensor in between.
+    copied = [extent or dim(middle, axis) for axis, extent in enumerate(target)]
+    shape = tuple(-1 if extent is None else extent for extent in copied)
+    return None if 0 in shape or shape.count(-1) > 1 else ViewOfView(x, shape)
+
+
+def rewrite_views(found: ViewOfView, build: Builder) -> ir.Value:
+    """One Reshape to the last shape."""
+    shape = build.tensor(np.array(found.shape, np.int64), ir.DataType.INT64)
+    return build.op("Reshape", [found.x, shape])
+
+
+@dataclass(frozen=True, slots=True)
+class ConcatOfConcat:
+    """A Concat, and what it joins in the end."""
+
+    outer: ir.Node
+    inputs: tuple[ir.Value | None, ...]
+
+
+def match_concats(node: ir.Node) -> ConcatOfConcat | None:
+    """A Concat of a Concat along the same axis that nothing else reads."""
+    inputs: list[ir.Value | None] = []
+    for value in node.inputs:
+        inner = producer(value)
+        if inner is not None and value is not None and _joins_alike(inner, node):
+            inputs += [value] if has_other_readers(value) else inner.inputs
+        else:
+            inputs.append(value)
+    return None if len(inputs) == len(node.inputs) else ConcatOfConcat(node, tuple(inputs))
+
+
+def _joins_alike(inner: ir.Node, outer: ir.Node) -> bool:
+    if not is_op(inner, "Concat") or inner.graph is not outer.graph:
+        return False
+    # Before opset 4 the axis may be left out, and is 1.
+    return int_attribute(inner, "axis", 1) == int_attribute(outer, "axis", 1)
+
+
+def rewrite_concats(found: ConcatOfConcat, build: Builder) -> ir.Value:
+    """One Concat of everything."""
+    return build.like(found.outer, found.inputs)
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,7 +339,7 @@ def rewrite_cast_like(found: CastToKnownType, build: Builder) -> ir.Value:
 
 def rules(_: NoOptions) -> Sequence[AnyRule]:
     """The rules in the order in which a node is offered to them."""
-    return (UNCHANGED, TRANSPOSES, CAST_LIKE)
+    return (UNCHANGED, TRANSPOSES, VIEWS, CONCATS, CAST_LIKE)
 
 
 UNCHANGED = Rule("unchanged", frozenset(_HANDED_ON), match, rewrite, exactness=Exactness.EXACT)
@@ -264,6 +348,20 @@ TRANSPOSES = Rule(
     frozenset({"Transpose"}),
     match_transposes,
     rewrite_transposes,
+    exactness=Exactness.EXACT,
+)
+VIEWS = Rule(
+    "views",
+    frozenset({"Reshape"}),
+    match_views,
+    rewrite_views,
+    exactness=Exactness.EXACT,
+)
+CONCATS = Rule(
+    "concats",
+    frozenset({"Concat"}),
+    match_concats,
+    rewrite_concats,
     exactness=Exactness.EXACT,
 )
 CAST_LIKE = Rule(

@@ -4,7 +4,8 @@ What it does:
     Runs every node whose inputs are all constants on the runtime, once, and keeps the result as a
     constant: weights that are computed in the graph, scales, masks, grids. Shape, Size and the
     integer arithmetic on them become constants where the extents they depend on are known, dynamic
-    axes elsewhere notwithstanding.
+    axes elsewhere notwithstanding. A Reshape whose only open extent is one that it copies, or that
+    follows from all others, gets a constant shape.
 When it applies:
     The node is deterministic and its result is no larger than `max_bytes`, or than its inputs.
 When it refuses:
@@ -26,9 +27,9 @@ import onnx_ir as ir
 
 from onnxfold.interop.evaluate import evaluate
 from onnxfold.ir.constants import FLOAT_TYPES, constant_array, constant_tensor, is_constant
-from onnxfold.ir.graph import describe, int_attribute, is_op, subgraphs
-from onnxfold.ir.shape_values import shape_values
-from onnxfold.ir.shapes import infer_shapes, static_shape
+from onnxfold.ir.graph import describe, every_node, int_attribute, is_op, nested_graphs, subgraphs
+from onnxfold.ir.shape_values import PartialTensor, shape_values
+from onnxfold.ir.shapes import has_static_shapes, infer_shapes, static_shape, tensor_bytes
 from onnxfold.pipeline.passes import EditPass
 from onnxfold.rewrite.ledger import Rejection
 from onnxfold.rewrite.rewriter import Rewriter
@@ -77,17 +78,49 @@ def edit(rewriter: Rewriter, options: FoldConstantsOptions) -> None:
         folded = _fold_shapes(rewriter) + _fold_computed(rewriter, options)
         if not folded or rewriter.ledger.exhausted:
             return
-        infer_shapes(rewriter.model)
+        if not has_static_shapes(rewriter.model):
+            infer_shapes(rewriter.model)
 
 
 def _fold_shapes(rewriter: Rewriter) -> int:
     folded = 0
-    for value, partial in shape_values(list(rewriter.model.graph.all_nodes())).items():
+    for value, partial in shape_values(list(every_node(rewriter.model.graph))).items():
         node, array = value.producer(), partial.known()
-        if array is None or node is None or node.graph is None or not _is_wanted(value, node):
-            continue
-        folded += _replace(rewriter, node, [array], "shape")
+        if array is None:
+            readers = list(dict.fromkeys(use.node for use in value.uses()))
+            folded += sum(_fold_reshape(rewriter, reader, partial) for reader in readers)
+        elif node is not None and node.graph is not None and _is_wanted(value, node):
+            folded += _replace(rewriter, node, [array], "shape")
     return folded
+
+
+def _fold_reshape(rewriter: Rewriter, node: ir.Node, partial: PartialTensor) -> int:
+    """Give a Reshape whose shape is partly known a constant one, where that says the same."""
+    if not is_op(node, "Reshape") or partial.is_scalar:
+        return 0
+    x, target = node.inputs
+    shape = None if x is None else _constant_target(partial, x)
+    if shape is None or target is None or is_constant(target) or target in node.inputs[:1]:
+        return 0
+    build = rewriter.builder(node)
+    constant = build.tensor(np.array(shape, np.int64), ir.DataType.INT64, target.name)
+    copies = {"allowzero": 0} if 0 in shape and "allowzero" in node.attributes else {}
+    reshaped = build.like(node, [x, constant], copies)
+    done = rewriter.replace(node, [reshaped], build, pass_name="fold_constants", rule="reshape")
+    return 0 if done is None else 1
+
+
+def _constant_target(partial: PartialTensor, x: ir.Value) -> list[int] | None:
+    """The shape with 0 for extents that are those of `x`, and -1 for one that is not known."""
+    own = [None if isinstance(extent, int) else extent.value for extent in x.shape or ()]
+    own += [None] * (len(partial.items) - len(own))
+    shape = [
+        item if isinstance(item, int) else (0 if item is not None and item == name else -1)
+        for item, name in zip(partial.items, own, strict=False)
+    ]
+    # A number that is no extent means something else, and two open extents are one too many.
+    odd = any(isinstance(item, int) and (item == 0 or item < -1) for item in partial.items)
+    return None if odd or shape.count(-1) > 1 else shape
 
 
 def _is_wanted(value: ir.Value, node: ir.Node) -> bool:
@@ -116,7 +149,7 @@ def _replace(
 
 def _fold_computed(rewriter: Rewriter, options: FoldConstantsOptions) -> int:
     folded = 0
-    for graph in (rewriter.model.graph, *rewriter.model.graph.subgraphs()):
+    for graph in (rewriter.model.graph, *nested_graphs(rewriter.model.graph)):
         computable = _computable(rewriter, graph, options)
         frontier = [node for node in computable.values() if _is_read_outside(node, computable)]
         folded += _fold_frontier(rewriter, list(computable.values()), frontier)
@@ -129,10 +162,10 @@ def _computable(
     """First outputs and nodes that depend on constants alone, in topological order."""
     found: dict[ir.Value, ir.Node] = {}
     for node in graph:
-        if not _may_run(node):
-            continue
         inputs = [value for value in node.inputs if value is not None]
         if not all(value in found or is_constant(value) for value in inputs):
+            continue
+        if not _may_run(node):
             continue
         if (reason := _hazard(node) or _too_large(node, inputs, options)) is not None:
             rejection = Rejection(
@@ -180,7 +213,7 @@ def _too_large(
 def _bytes(value: ir.Value) -> int | None:
     tensor = constant_tensor(value)
     if tensor is not None:
-        return tensor.nbytes
+        return tensor_bytes(tensor)
     shape = static_shape(value)
     if shape is None or value.dtype is None or value.dtype == ir.DataType.STRING:
         return None

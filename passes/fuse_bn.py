@@ -12,9 +12,10 @@ When it applies:
     The weights are constants, and every tensor on the way has one reader.
 When it refuses:
     A normalization in training form; a shift in front of a kernel that pads the border with zeros,
-    which come after the shift; a constant that is not per channel or changes the shape; constants
-    that belong to a decomposed activation or normalization, which backends run as one kernel; what
-    would move work into the body of control flow; a result that the type of the model cannot hold.
+    which come after the shift (of several steps there, one Add stays); a constant that is not per
+    channel or changes the shape; constants that belong to a decomposed activation or normalization,
+    which backends run as one kernel; what would move work into the body of control flow; a result
+    that the type of the model cannot hold.
 Exactness:
     reassociated: computed in float64 and rounded once.
 Example:
@@ -25,12 +26,21 @@ Example:
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import onnx_ir as ir
 
 from onnxfold.ir.graph import is_op, producer
 from onnxfold.ir.ops import BatchNormalization
+from onnxfold.ir.shapes import rank
 from onnxfold.linear.absorb import IntoHost, Plan, Through, emit, plan_at
-from onnxfold.linear.affine import AFFINE_OPS, ARITHMETIC, Affine, AffineNode, affine_of
+from onnxfold.linear.affine import (
+    AFFINE_OPS,
+    ARITHMETIC,
+    Affine,
+    AffineNode,
+    affine_of,
+    broadcast_shape,
+)
 from onnxfold.linear.batchnorm import emit_batch_normalization
 from onnxfold.linear.feed import Pulled, emit_source, pull_above, refusal
 from onnxfold.linear.hosts import Host, emit_scaled_inputs, host_of
@@ -86,10 +96,17 @@ def rewrite_after(found: AffineAfterLinear, build: Builder) -> ir.Value:
 
 @dataclass(frozen=True, slots=True)
 class AffineBeforeLinear:
-    """A linear operator that reads the output of an affine node."""
+    """A linear operator that reads the output of an affine node.
+
+    Attributes:
+        host: The operator.
+        pulled: What goes into it.
+        kept: What has to be added in front of it all the same, before the scale.
+    """
 
     host: Host
     pulled: Pulled
+    kept: Affine | None = None
 
 
 def match_before(node: ir.Node) -> AffineBeforeLinear | Reject | None:
@@ -104,14 +121,41 @@ def match_before(node: ir.Node) -> AffineBeforeLinear | Reject | None:
     if not isinstance(host, Host):
         return host
     if (reason := refusal(host, pulled.affine)) is not None:
-        return Reject(reason.reason, pulled.taken[0])
+        return _shift_alone(host, pulled) or Reject(reason.reason, pulled.taken[0])
     return AffineBeforeLinear(host, pulled)
+
+
+def _shift_alone(host: Host, pulled: Pulled) -> AffineBeforeLinear | None:
+    """`conv(pad(s·x + t)) = conv'(pad(x + t/s))`, where that saves a node."""
+    scale, shift, axis = pulled.affine.scale, pulled.affine.shift, pulled.affine.axis
+    if len(pulled.taken) < 2 or pulled.through is not None or rank(pulled.value) is None:
+        return None
+    if refusal(host, Affine(scale, np.zeros_like(scale), axis)) is not None or not scale.all():
+        return None
+    with np.errstate(over="ignore", invalid="ignore"):
+        first = shift / scale
+    if not np.isfinite(first).all():
+        return None
+    return AffineBeforeLinear(host, pulled, Affine(np.ones_like(first), first, axis))
 
 
 def rewrite_before(found: AffineBeforeLinear, build: Builder) -> ir.Value:
     """Record the operator with scaled input channels."""
-    source = emit_source(found.pulled, build)
-    return emit_scaled_inputs(found.host, source, found.pulled.affine, build)
+    source, affine = emit_source(found.pulled, build), found.pulled.affine
+    if found.kept is not None:
+        source = _shifted(source, found.kept, found, build)
+        affine = Affine(affine.scale, np.zeros_like(affine.scale), affine.axis)
+    return emit_scaled_inputs(found.host, source, affine, build)
+
+
+def _shifted(x: ir.Value, kept: Affine, found: AffineBeforeLinear, build: Builder) -> ir.Value:
+    old, known = found.pulled.taken[0].outputs[0], rank(x)
+    assert known is not None
+    numbers = kept.shift.reshape(broadcast_shape(kept, known))
+    added = build.op("Add", [x, build.constant(numbers, found.host.dtype, old.name)])
+    added.type = old.type
+    added.shape = None if old.shape is None else ir.Shape(old.shape)
+    return added
 
 
 @dataclass(frozen=True, slots=True)

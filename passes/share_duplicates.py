@@ -20,7 +20,7 @@ from collections.abc import Hashable
 import onnx_ir as ir
 
 from onnxfold.ir.constants import release
-from onnxfold.ir.graph import is_op, subgraphs
+from onnxfold.ir.graph import is_op, nested_graphs, subgraphs
 from onnxfold.ir.shapes import tensor_extents
 from onnxfold.pipeline.passes import EditPass, NoOptions
 from onnxfold.rewrite.rewriter import Rewriter
@@ -42,7 +42,7 @@ _LISTS = frozenset({ir.AttributeType.INTS, ir.AttributeType.FLOATS, ir.Attribute
 
 def edit(rewriter: Rewriter, _: NoOptions) -> None:
     """Share constants first, because nodes with equal constants are then equal themselves."""
-    for graph in (rewriter.model.graph, *rewriter.model.graph.subgraphs()):
+    for graph in (rewriter.model.graph, *nested_graphs(rewriter.model.graph)):
         _share_constants(rewriter, graph)
         _share_nodes(rewriter, graph)
 

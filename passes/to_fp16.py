@@ -75,7 +75,7 @@ def edit(rewriter: Rewriter, options: ToFp16Options) -> None:
     """Convert a copy of the model, take it if it is sound, and report the islands.
 
     Raises:
-        OnnxfoldError: The calibration or an option does not fit; nothing was changed.
+        BadOptionError: The calibration or an option does not fit; nothing was changed.
     """
     ranges = _measured(rewriter.model, options.calibration)
     islands: list[Island] = []
@@ -84,7 +84,7 @@ def edit(rewriter: Rewriter, options: ToFp16Options) -> None:
         islands.extend(convert_to_float16(model, options.conversion(), ranges, rewriter.store))
         return model
 
-    rewriter.adopt(transform, pass_name="to_fp16")
+    rewriter.adopt(transform, pass_name="to_fp16", may_shorten=not options.keep_io)
     for island in islands:
         node = island.node
         rejection = Rejection("to_fp16", "node", describe(node), node.op_type, island.reason)

@@ -342,7 +342,7 @@ AFTER = [
 BEFORE = [
     case(
         "it belongs to an activation or normalization",
-        "s = Sigmoid(x) a = Mul(x, s) h = Mul(a, k) y = Conv(h, w)",
+        "e = Erf(x) a = Mul(x, e) h = Mul(a, k) y = Conv(h, w)",
         {**W, "k": np.array(0.5, np.float32)},
     ),
     case(

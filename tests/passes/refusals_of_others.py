@@ -95,3 +95,24 @@ FOLD = [
         valid=False,  # the runtime would be killed by it
     ),
 ]
+
+_CUT = "s = SplitToSequence<axis = 1>(x, k) y = SequenceAt(s, i)"
+_SECOND = {"i": np.array(1, np.int64)}
+
+UNPACK = [
+    case(reason, body, weights, step="unpack_sequences", inputs=inputs, valid=valid)
+    for reason, body, weights, inputs, valid in (
+        ("the position in the sequence is not a constant", _CUT,
+         {"k": np.array(2, np.int64)}, f"{X}, int64 i", True),
+        ("the position is beyond the end of the sequence", _CUT,
+         {"k": np.array(4, np.int64), **_SECOND}, X, True),
+        ("the lengths of its pieces are not known", _CUT, _SECOND, f"{X}, int64 k", True),
+        ("the lengths of its pieces are not known", _CUT,
+         {"k": np.array(2, np.int64), **_SECOND}, "float[N,C,H,W] x", True),
+        ("the lengths of its pieces are not known", _CUT,
+         {"k": np.array([5, -1], np.int64), **_SECOND}, X, True),
+        ("runtimes do not agree whether its pieces keep the axis",
+         "s = SplitToSequence<axis = 1, keepdims = 0>(x, k) y = SequenceAt(s, i)",
+         {"k": np.array(1, np.int64), **_SECOND}, X, True),
+    )
+]  # fmt: skip

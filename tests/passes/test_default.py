@@ -76,6 +76,45 @@ def test_together() -> None:
     }
 
 
+def _settled(model: onnx.ModelProto, ops: dict[str, int]) -> None:
+    """All is done in the first run, and a second one finds nothing."""
+    _, ledger = rewritten(folds(model, ops=ops).after)
+    assert [str(each.key) for each in ledger.applied] == []
+
+
+def test_a_normalization_behind_a_sum_that_becomes_one_kernel() -> None:
+    """Pyramids of dilated kernels that are added up one by one, as in ESPNetv2."""
+    model = parse(
+        "g (float[1,8,32,32] x) => (float[] y) { a = Conv<group=8, pads=[1,1,1,1]>(x, w)"
+        " c = Conv<group=8, pads=[2,2,2,2], dilations=[2,2]>(x, u) s = Add(a, c)"
+        f" j = Concat<axis=1>(a, s) n = {BN}(j, g, b, m, v) y = PRelu(n, k) }}",
+        {"w": integers("w", 8, 1, 3, 3), "u": integers("u", 8, 1, 3, 3),
+         "k": powers("k", 16, 1, 1), **batch_norm(16)},
+    )  # fmt: skip
+    _settled(model, {"Conv": 2, "Concat": 1, "PRelu": 1})
+
+
+def test_arithmetic_between_layouts() -> None:
+    """What comes from TensorFlow, with its normalizations as Mul and Add in channels-last."""
+    model = parse(
+        "g (float[N,8,8,3] x) => (float[] y) { a = Transpose<perm=[0,3,1,2]>(x) c = Conv(a, w)"
+        " e = Transpose<perm=[0,2,3,1]>(c) h = Mul(e, q) i = Add(h, r)"
+        " o = Transpose<perm=[0,3,1,2]>(i) z = Conv(o, u) y = Transpose<perm=[0,2,3,1]>(z) }",
+        {"w": integers("w", 8, 3, 3, 3), "u": integers("u", 8, 8, 1, 1), "q": powers("q", 8),
+         "r": integers("r", 8)},
+    )  # fmt: skip
+    _settled(model, {"Conv": 1, "Transpose": 2})
+
+
+def test_a_concat_that_two_equal_ones_read() -> None:
+    """Encoders hand on what they joined, and join it again for themselves."""
+    model = parse(
+        "g (float[N,3,H,W] x, float[N,2,H,W] z) => (float[] y) { a = Concat<axis=1>(x, z)"
+        " c = Concat<axis=1>(a, z) d = Concat<axis=1>(a, z) e = Relu(c) f = Tanh(d) y = Mul(e, f) }"
+    )
+    _settled(model, {"Concat": 1, "Relu": 1, "Tanh": 1, "Mul": 1})
+
+
 def test_same_bytes_whatever_the_hash_seed(tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     onnx.save(_everything(), path)

@@ -116,6 +116,71 @@ def test_transposes_become_one() -> None:
     folds(model(body), PASS, ops={"Transpose": 1, "Relu": 1})
 
 
+def test_a_transpose_that_takes_back_another_that_is_read_elsewhere() -> None:
+    body = (
+        "a = Transpose<perm=[0,2,3,1]>(x) i = Transpose<perm=[0,3,1,2]>(a) y = Relu(i) t = Neg(a)"
+    )
+    folds(model(body, outputs="float[] y, float[] t"), PASS,
+          ops={"Transpose": 1, "Relu": 1, "Neg": 1})  # fmt: skip
+
+
+TOKENS = {"tokens": np.array([0, 3, -1], np.int64), "image": np.array([0, 3, 4, 5], np.int64),
+          "row": np.array([-1], np.int64), "rows": np.array([0, 0, -1], np.int64),
+          "two": np.array([2], np.int64)}  # fmt: skip
+
+
+def views(body: str, inputs: str, outputs: str = "float[] y") -> onnx.ModelProto:
+    used = {name: array for name, array in TOKENS.items() if f", {name})" in body}
+    return parse(f"g ({inputs}) => ({outputs}) {{ {body} }}", used)
+
+
+@pytest.mark.parametrize(("body", "inputs", "ops"), [
+    ("a = Reshape(x, image) b = Reshape(a, tokens) y = Relu(b)", "float[2,3,20] x", {"Relu": 1}),
+    ("a = Reshape(x, image) b = Reshape(a, row) y = Relu(b)", "float[N,3,20] x",
+     {"Reshape": 1, "Relu": 1}),
+    ("a = Reshape(x, image) b = Reshape(a, tokens) y = Relu(b)", "float[N,60] x",
+     {"Reshape": 2, "Relu": 1}),
+    ("a = Unsqueeze(x, two) b = Reshape(a, rows) y = Relu(b)", "float[N,3,H] x",
+     {"Reshape": 1, "Unsqueeze": 1, "Relu": 1}),
+    ("a = Reshape(x, image) b = Reshape(a, rows) y = Relu(b)", "float[N,60] x",
+     {"Reshape": 2, "Relu": 1}),
+    ("a = Flatten(x) b = Reshape(a, row) y = Relu(b)", "float[2,3,4] x",
+     {"Reshape": 1, "Relu": 1}),
+])  # fmt: skip
+def test_two_views_become_one(body: str, inputs: str, ops: dict[str, int]) -> None:
+    folds(views(body, inputs), PASS, ops=ops)
+
+
+def test_a_view_that_takes_back_another_that_is_read_elsewhere() -> None:
+    body = "a = Reshape(x, image) b = Reshape(a, tokens) y = Relu(b) t = Neg(a)"
+    model = views(body, "float[2,3,20] x", "float[] y, float[] t")
+    folds(model, PASS, ops={"Reshape": 1, "Relu": 1, "Neg": 1})
+
+
+def test_tokens_and_back() -> None:
+    """Transformers for segmentation write this between two layer normalizations."""
+    body = (
+        "a = Transpose<perm=[0,2,1]>(x) b = Reshape(a, image) c = Reshape(b, tokens)"
+        " d = Transpose<perm=[0,2,1]>(c) y = Relu(d)"
+    )
+    folds(views(body, "float[2,20,3] x"), PASS, ops={"Relu": 1})
+
+
+@pytest.mark.parametrize(("body", "ops"), [
+    ("a = Concat<axis=1>(x, z) b = Concat<axis=1>(a, x) y = Relu(b)", {"Concat": 1, "Relu": 1}),
+    ("a = Concat<axis=1>(x, z) b = Concat<axis=1>(z, a) c = Concat<axis=1>(b, a) y = Relu(c)",
+     {"Concat": 2, "Relu": 1}),
+    ("a = Concat<axis=1>(x, z) b = Concat<axis=2>(a, a) y = Relu(b)", {"Concat": 2, "Relu": 1}),
+])  # fmt: skip
+def test_a_concat_of_a_concat(body: str, ops: dict[str, int]) -> None:
+    folds(parse(f"g (float[N,3,H,W] x, float[N,2,H,W] z) => (float[] y) {{ {body} }}"), PASS,
+          ops=ops)  # fmt: skip
+
+
+def test_a_relu_of_a_relu() -> None:
+    folds(model("a = Relu(x) b = Relu(a) y = Neg(b)"), PASS, ops={"Relu": 1, "Neg": 1})
+
+
 def test_a_transpose_with_another_reader_stays() -> None:
     body = "a = Transpose<perm=[0,2,3,1]>(x) y = Transpose<perm=[0,2,1,3]>(a) t = Relu(a)"
     unchanged(model(body, outputs="float[] y, float[] t"), PASS)

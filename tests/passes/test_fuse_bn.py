@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from onnx import numpy_helper
 
 from tests.toolkit import (
     BN,
@@ -160,6 +161,21 @@ def test_conv_then_constant(shape: str, operation: str, group: int) -> None:
     folds(model, PASS, ops={"Conv": 1}, reference=group == 1)
 
 
+@pytest.mark.parametrize(("apart", "stays"), [(1e-7, False), (1e-5, True)])
+def test_a_shift_that_takes_the_bias_back_leaves_none(apart: float, stays: bool) -> None:
+    """Rounding is taken for nothing, so that a kernel behind the border may be folded too."""
+    weights = conv_weights(6, 4, 1, 1)
+    weights["d"] = np.linspace(0.5, 1.0, 6, dtype=np.float32)
+    model = parse(
+        "g (float[N,4,H,W] x) => (float[N,6,H,W] y) { c = Conv(x, w, d) y = Sub(c, k) }",
+        {**weights, "k": (weights["d"] * (1 + np.float32(apart))).reshape(6, 1, 1)},
+    )
+    result = run(model, PASS)
+    assert result.ops == {"Conv": 1}
+    left = {each.name: numpy_helper.to_array(each) for each in result.after.graph.initializer}
+    assert left[result.after.graph.node[0].input[2]].any() == stays
+
+
 def test_conv_then_negation() -> None:
     model = parse("g (float[N,4,H,W] x) => (float[] y) { c = Conv(x, w, d) y = Neg(c) }",
                   conv_weights(6, 4, 3, 3))  # fmt: skip
@@ -257,3 +273,40 @@ def test_batch_norm_and_arithmetic(body: str) -> None:
         {**batch_norm(4), "k": powers("k", 4, 1, 1)},
     )
     folds(model, PASS, ops={"BatchNormalization": 1})
+
+
+@pytest.mark.parametrize("body", [
+    "p = Mul(x, k) q = Add(p, s) y = Conv<pads=[1,1,1,1]>(q, w)",
+    "p = Sub(x, s) q = Div(p, k) y = Conv<pads=[1,1,1,1]>(q, w, d)",
+    "o = Mul(x, k) p = Sub(o, s) q = Div(p, k) y = Conv<pads=[0,0,1,1], group=2>(q, u)",
+    "p = Mul(x, k) q = Add(s, p) y = Conv<auto_pad=\"SAME_UPPER\">(q, w)",
+])  # fmt: skip
+def test_a_preprocessed_image_in_front_of_a_border(body: str) -> None:
+    """Of a scale and a shift only the shift stays: the border is added behind both."""
+    numbers = {"k": powers("k", 1, 4, 1, 1), "s": integers("s", 1, 4, 1, 1),
+               "w": integers("w", 3, 4, 3, 3), "u": integers("u", 6, 2, 3, 3),
+               "d": integers("d", 3)}  # fmt: skip
+    used = {name: array for name, array in numbers.items()
+            if f" {name})" in body or f" {name}," in body or f"({name}," in body}  # fmt: skip
+    folds(parse(f"g (float[N,4,7,6] x) => (float[] y) {{ {body} }}", used), PASS,
+          ops={"Add": 1, "Conv": 1})  # fmt: skip
+
+
+def test_a_scale_of_zero_in_front_of_a_border_stays() -> None:
+    body = "p = Mul(x, k) q = Add(p, s) y = Conv<pads=[1,1,1,1]>(q, w)"
+    scale = powers("k", 1, 4, 1, 1)
+    scale[0, 1] = 0
+    weights = {"k": scale, "s": integers("s", 1, 4, 1, 1), "w": integers("w", 3, 4, 3, 3)}
+    model = parse(f"g (float[N,4,7,6] x) => (float[] y) {{ {body} }}", weights)
+    reason = "its shift is not zero, and the zeros that pad the border come after it"
+    unchanged(model, PASS, reason=reason)
+
+
+def test_a_shift_behind_a_gated_tensor() -> None:
+    """The implicit knowledge of YOLOv7, which it adds behind an activation that is a product."""
+    model = parse(
+        "g (float[N,4,7,6] x) => (float[] y) { g = HardSigmoid<alpha=0.25>(x) a = Mul(x, g)"
+        " p = Add(a, s) y = Conv(p, w) }",
+        {"s": integers("s", 1, 4, 1, 1), "w": integers("w", 3, 4, 1, 1)},
+    )
+    folds(model, PASS, ops={"HardSigmoid": 1, "Mul": 1, "Conv": 1})

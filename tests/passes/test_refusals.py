@@ -12,10 +12,10 @@ import pytest
 from onnxfold.passes.presets import BUILTIN, DEFAULT
 from onnxfold.pipeline.manager import PassManager
 from tests.passes.refusals import AFTER, BEFORE, Refusal
-from tests.passes.refusals_of_others import FOLD, PAD
+from tests.passes.refusals_of_others import FOLD, PAD, UNPACK
 from tests.toolkit import rewritten, unchanged
 
-REFUSALS = [*AFTER, *BEFORE, *PAD, *FOLD]
+REFUSALS = [*AFTER, *BEFORE, *PAD, *FOLD, *UNPACK]
 _ROOT = Path(__file__).parents[2]
 _TOO_LARGE = "its constants are too large to be computed in one piece"
 
