@@ -63,3 +63,7 @@ class CannotRunError(OnnxfoldError):
     """The runtime on this machine cannot run the model, so it cannot be verified."""
 
     exit_code: ClassVar[int] = 3
+
+
+class CannotVerifyError(CannotRunError):
+    """That a result computes the same cannot be shown on this machine; nothing was written."""

@@ -28,7 +28,7 @@ _LATE = {
 MAY_IMPORT = {
     "algebra": {"algebra"},
     "ir": {"ir", "errors"},
-    "cost": {"cost", "ir", "algebra"},
+    "cost": {"cost", "ir", "algebra", "errors"},
     "rewrite": {"rewrite", "ir", "algebra", "errors"},
     "linear": {"linear", "rewrite", "ir", "algebra", "cost"},
     "model": {"model", "errors"},
@@ -40,7 +40,7 @@ MAY_IMPORT = {
     "targets": {"targets", "quantize", "calibrate", "cost", "model", "verify", "ir", "errors"},
     "quantize": {
         *("quantize", "targets", "calibrate", "bench", "linear", "rewrite", "verify", "ir"),
-        "errors",
+        *("model", "errors"),
     },
     "pipeline": {"pipeline", "rewrite", "ir", "cost", "verify", "errors"},
     "optimization": _LATE | {"optimization", "errors", "passes"},
@@ -131,8 +131,8 @@ def test_a_file_is_small_and_says_what_it_is(file: Path) -> None:
 
 
 @pytest.mark.parametrize("file", [*FRAMEWORK, *LIBRARY], ids=by_path)
-def test_only_the_command_prints(file: Path) -> None:
-    if file.name == "render.py" or file.name == "onnxsim_process.py":
+def test_nothing_prints(file: Path) -> None:
+    if file.name == "onnxsim_process.py":
         return
     for node in ast.walk(tree(file)):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):

@@ -21,6 +21,7 @@ from onnxfold.rewrite.builder import Builder
 from onnxfold.rewrite.rewriter import Rewriter
 from onnxfold.rewrite.rule import Exactness
 from tests.cli.commands import onnxfold, saved
+from tests.model.models import save_external
 from tests.pipeline import saboteurs
 from tests.verify.networks import conv_net
 
@@ -73,6 +74,53 @@ def test_exact_passes_are_proven_and_lossy_ones_measured(tmp_path: Path) -> None
     assert made == result.to_proto()
     assert onnx.TensorProto.FLOAT16 in {each.data_type for each in made.graph.initializer}
     onnx.checker.check_model(made, full_check=True)
+
+
+def test_inputs_and_outputs_in_float16(tmp_path: Path) -> None:
+    """The network is fed and judged in float32 all the same."""
+    step = passes("fuse_bn,to_fp16:keep_io=false")
+    report = optimize(NET, tmp_path / "out.onnx", passes=step, options=QUICK).report
+    assert report.loss is not None
+    assert report.loss.sqnr is not None
+    assert report.loss.sqnr > 50
+    assert report.loss.agreement is not None
+    assert report.loss.agreement > 99
+    assert report.loss.notes[0] == "callers have to know: 'x', 'scores' became float16"
+    made = onnx.load(tmp_path / "out.onnx")
+    onnx.checker.check_model(made, full_check=True)
+    assert "Cast" not in ops(made)
+    kept = optimize(NET, passes=passes("fuse_bn,to_fp16"), options=QUICK).report.loss
+    assert kept is not None
+    assert not [note for note in kept.notes if "float16" in note]
+
+
+def test_inputs_and_outputs_in_float16_beside_external_weights(tmp_path: Path) -> None:
+    save_external(NET, tmp_path / "in.onnx")
+    out = tmp_path / "out.onnx"
+    step = passes("to_fp16:keep_io=false")
+    report = optimize(tmp_path / "in.onnx", out, passes=step, options=QUICK).report
+    assert report.loss is not None
+    assert report.loss.sqnr is not None
+    assert report.loss.sqnr > 50
+    assert {each.name for each in tmp_path.iterdir()} >= {"out.onnx", "out.onnx.data"}
+
+
+def overflowing(_: ir.Model, __: object) -> ir.Model:
+    """Beyond 65504 in between, which the runtime hides: it drops the Casts around each node."""
+    text = """g (float[1,3,24,24] x) => (float[1,3,24,24] y) {
+        h = Cast<to=10>(x) large = Mul(h, k) larger = Mul(large, k) small = Div(larger, k)
+        back = Div(small, k) y = Cast<to=1>(back) }"""
+    model = onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["" : 17]> {text}')
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.array(2000, np.float16), "k"))
+    return ir.from_proto(model)
+
+
+def test_float16_is_judged_with_its_rounding_and_range() -> None:
+    text = "g (float[1,3,24,24] x) => (float[1,3,24,24] y) { y = Identity(x) }"
+    model = onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["" : 17]> {text}')
+    step = ModelPass("overflowing", overflowing, "Overflows.", exactness=Exactness.LOSSY)
+    with pytest.raises(NotEqualError, match="the result of overflowing is broken: 'y' is not fin"):
+        optimize(model, passes=[step], options=QUICK)
 
 
 def test_quantizing_as_a_pass(calibration: Path) -> None:
@@ -172,6 +220,17 @@ def test_a_lossy_pass_that_raises_is_left_out(step: ModelPass | EditPass) -> Non
     assert report.loss.sqnr is not None
     assert report.loss.sqnr > 50
     assert {each.key.pass_name for each in report.applied} == {"fuse_bn", "to_fp16"}
+
+
+def test_without_its_only_lossy_pass_a_result_is_proven_and_written(tmp_path: Path) -> None:
+    step = EditPass("gone", meddling, "Edits, and fails.", exactness=Exactness.LOSSY)
+    fuse = Registry(BUILTIN).get("fuse_bn")
+    report = optimize(NET, tmp_path / "out.onnx", passes=[fuse, step], options=QUICK).report
+    assert [each.pass_name for each in report.failures] == ["gone"]
+    assert report.loss is None
+    assert report.verdict is not None
+    assert report.verdict.equal
+    assert ops(onnx.load(tmp_path / "out.onnx")) == FOLDED
 
 
 def test_the_command_never_calls_it_equal(tmp_path: Path) -> None:

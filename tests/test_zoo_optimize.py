@@ -3,9 +3,9 @@
 import onnx
 import pytest
 
+from onnxfold.bench.runners import Settings, content_of, open_runtime
 from onnxfold.optimization import Optimization, OptimizeOptions, optimize
 from onnxfold.verify import Verifier, VerifyOptions
-from onnxfold.verify.runtimes import OpenVinoModel
 from tests import zoo
 
 ONE_THREAD = OptimizeOptions(threads=1)
@@ -38,11 +38,13 @@ def test_openvino_computes_the_same(
 ) -> None:
     name, source, result = optimized
     verifier = Verifier(source, VerifyOptions(threads=1, max_feeds=2))
-    compiled = OpenVinoModel(result.to_proto(), threads=1)
+    runner = open_runtime("openvino").load(content_of(result.to_proto()), Settings(threads=1))
     names = [output.name for output in source.graph.output]
-    verdict = verifier.check_outputs(
-        dict(zip(names, compiled.run(feed.arrays), strict=True)) for feed in verifier.feeds()
-    )
+    outputs = []
+    for feed in verifier.feeds():
+        runner.bind(feed.arrays)
+        outputs.append(dict(zip(names, runner.outputs(), strict=True)))
+    verdict = verifier.check_outputs(outputs)
     assert verdict.equal, f"{name}: {verdict.reason}"
 
 

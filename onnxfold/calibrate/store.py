@@ -8,12 +8,10 @@ import hashlib
 import io
 import json
 import os
-import secrets
 import tokenize
 import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +22,7 @@ from onnxfold.calibrate.histogram import Histogram
 from onnxfold.calibrate.statistics import Calibration, ChannelStatistics, TensorStatistics
 from onnxfold.calibrate.sums import ExactSums
 from onnxfold.errors import BadOptionError
-from onnxfold.model.target import cannot_write, check_target, create, sync_folder
+from onnxfold.model.target import write_whole
 
 _FORMAT = "onnxfold calibration 1"
 _AGAIN = "calibrate again with `onnxfold calibrate`"
@@ -50,20 +48,7 @@ def save(calibration: Calibration, path: str | os.PathLike[str]) -> None:
     Raises:
         CannotWriteError: It cannot be written there; nothing was changed.
     """
-    target = check_target(path)
-    temporary = target.with_name(f".onnxfold-{secrets.token_hex(8)}.npz")
-    try:
-        with os.fdopen(create(temporary, target), "wb") as file:
-            file.write(to_bytes(calibration))
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, target)
-    except OSError as error:
-        raise cannot_write(target, error) from error
-    finally:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
-    sync_folder(target.parent)
+    write_whole(to_bytes(calibration), path)
 
 
 def load(path: str | os.PathLike[str], expected_hash: str | None = None) -> Calibration:

@@ -9,8 +9,10 @@ from onnxfold.bench.machine import core_count, cpu_name
 from onnxfold.bench.runners import Precision, open_runtime
 from onnxfold.bench.sittings import TIME_LIMIT
 from onnxfold.cli import options as shared
-from onnxfold.cli import render, render_bench
-from onnxfold.cli.data import read_data
+from onnxfold.cli.image_options import SampleRequest, sample_options
+from onnxfold.cli.output import print_json
+from onnxfold.cli.render_bench import print_measurement
+from onnxfold.cli.talk import quiet_progress
 from onnxfold.errors import BadOptionError
 from onnxfold.model import load
 
@@ -42,12 +44,7 @@ from onnxfold.model import load
     help="Rounds that do not count, each time the models were loaded.",
 )
 @shared.shape_option
-@click.option(
-    "--data",
-    metavar="FILE.npz",
-    type=click.Path(readable=False),
-    help="Run on these inputs, one array for each by name, instead of made-up ones.",
-)
+@sample_options("Run on the first of these instead of on made-up inputs")
 @click.option(
     "--precision",
     type=click.Choice(["f32", "default"]),
@@ -67,7 +64,7 @@ def command(
     rounds: int | None,
     warm_up: int,
     shapes: tuple[str, ...],
-    data: str | None,
+    samples: SampleRequest,
     precision: Precision,
     seed: int,
     as_json: bool,
@@ -95,11 +92,11 @@ def command(
     names = [name.strip() for name in runtimes.split(",")]
     for name in names:
         open_runtime(name)
-    items = read_data((data,) if data is not None else ())
-    feed = items[0] if items else None
+    given = samples.feeds(sources[0], shared.input_shapes(shapes), 1)
+    feed = None if given is None else given[0]
     models = _labelled(sources)
     measurements: list[Measurement] = []
-    with render_bench.quiet_progress() as talk:
+    with quiet_progress() as talk:
         for name in names:
             measured = measure(
                 models,
@@ -118,9 +115,9 @@ def command(
             measurements.append(measured)
             feed = dict(measured.feed)  # the same on every runtime
             if not as_json:
-                render_bench.print_measurement(measured)
+                print_measurement(measured)
     if as_json:
-        render.print_json(
+        print_json(
             {
                 "models": models,
                 "cpu": cpu_name(),

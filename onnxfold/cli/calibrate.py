@@ -15,8 +15,9 @@ from onnxfold.calibrate.calibrate import calibrate
 from onnxfold.calibrate.samples import Samples
 from onnxfold.calibrate.store import save
 from onnxfold.cli import options as shared
-from onnxfold.cli import render
 from onnxfold.cli.image_options import SampleRequest, sample_options
+from onnxfold.cli.output import print_json, print_line
+from onnxfold.cli.talk import progress, warn
 from onnxfold.errors import BadOptionError, CannotRunError
 from onnxfold.model import check_target, load
 
@@ -34,7 +35,7 @@ _PATIENCE = "5s"
     help="Where to write what was found. OUT.npz.partial keeps what is done, and is removed in the "
     "end.",
 )
-@sample_options
+@sample_options("Samples")
 @click.option(
     "--workers",
     type=click.IntRange(1),
@@ -72,12 +73,13 @@ def command(
     if not samples.sources:
         raise BadOptionError("there are no samples to calibrate with", "name them with --data")
     check_target(output)
+    shared.refuse_overwriting("--output", output, source, *samples.sources)
     partial = f"{output}.partial"
     model = load(source).model
-    with render.progress() as talk, _place(cluster, workers) as place:
+    with progress() as talk, _place(cluster, workers) as place:
         opened = samples.open(model, lambda done, total: talk(f"reading samples {done}/{total}"))
         for text in opened.warnings:
-            render.warn(text)
+            warn(text)
         result = calibrate(
             source,
             opened,
@@ -90,7 +92,7 @@ def command(
     with suppress(OSError):
         os.unlink(partial)
     if as_json:
-        render.print_json({"input": source, "output": output, **_report(result, opened)})
+        print_json({"input": source, "output": output, **_report(result, opened)})
         return
     _print(result, opened, output)
 
@@ -148,9 +150,9 @@ def _report(result: Calibration, samples: Samples) -> dict[str, Any]:
 
 def _print(result: Calibration, samples: Samples, output: str) -> None:
     for text in samples.notes:
-        render.print_line(f"note: {text}")
+        print_line(f"note: {text}")
     for skipped in samples.skipped:
-        render.print_line(f"skipped: {skipped.label}: {skipped.reason}")
-    render.print_line(f"samples: {len(result.samples):,}")
-    render.print_line(f"values: {len(result.tensors):,}")
-    render.print_line(f"written: {output}")
+        print_line(f"skipped: {skipped.label}: {skipped.reason}")
+    print_line(f"samples: {len(result.samples):,}")
+    print_line(f"values: {len(result.tensors):,}")
+    print_line(f"written: {output}")

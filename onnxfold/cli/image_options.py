@@ -1,10 +1,10 @@
-"""Options of the commands that take samples: where they are, and how images become inputs."""
+"""Options of all commands that take samples: where they are, and how images become inputs."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -14,6 +14,7 @@ from onnxfold.errors import BadOptionError
 
 if TYPE_CHECKING:
     import onnx_ir as ir
+    from numpy.typing import NDArray
 
     from onnxfold.calibrate.samples import Samples
 
@@ -44,18 +45,44 @@ class SampleRequest:
             list(self.sources), model, self.options, self.strict, self.limit, progress
         )
 
+    def feeds(
+        self,
+        source: str,
+        shapes: Mapping[str, tuple[int, ...]],
+        most: int,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> list[dict[str, NDArray[Any]]] | None:
+        """The samples themselves, spread over all that there are; None if none were asked for.
+
+        What cannot be read is named on stderr.
+
+        Args:
+            source: The path of the model.
+            shapes: Of inputs, where the user pins them.
+            most: How many to take at most.
+            progress: Called with how many have been looked at, and how many there are.
+        """
+        if not self.sources:
+            return None
+        from onnxfold.cli.talk import warn
+        from onnxfold.ir.interface import pin_input_shapes
+        from onnxfold.model import load
+
+        model = load(source).model
+        pin_input_shapes(model, shapes)
+        opened = replace(self, limit=min(self.limit or most, most)).open(model, progress)
+        for skipped in opened.skipped:
+            warn(f"{skipped.label} is left out: {skipped.reason}")
+        return [opened.feed(index) for index in range(len(opened))]
+
+
+_KINDS = (
+    "a folder of images (with all below it), an image, a quoted pattern as 'images/*.png', an .npz "
+    "with one array for each input by name, or an .npy for a model with one input; may be "
+    "repeated. Beside images, one .npz gives the model's other inputs."
+)
 
 _OPTIONS = (
-    click.option(
-        "--data",
-        "sources",
-        multiple=True,
-        metavar="DIR|FILE",
-        type=click.Path(readable=False),
-        help="Samples: a folder of images (with all below it), an image, a quoted pattern as "
-        "'images/*.png', an .npz with one array for each input by name, or an .npy for a model "
-        "with one input; may be repeated. Beside images, one .npz gives the model's other inputs.",
-    ),
     click.option(
         "--samples",
         "limit",
@@ -114,17 +141,37 @@ _OPTIONS = (
 )
 
 
-def sample_options(command: Command) -> Command:
+def sample_options(purpose: str) -> Callable[[Command], Command]:
     """Give a command the options above; it is called with `samples`, a `SampleRequest`.
+
+    Args:
+        purpose: What the samples are for: the first words of the help of `--data`.
 
     Raises:
         BadOptionError: When the command runs: the text of an option cannot be read.
     """
+    where = click.option(
+        "--data",
+        multiple=True,
+        metavar="DIR|FILE",
+        type=click.Path(readable=False),
+        help=f"{purpose}: {_KINDS}",
+    )
 
+    def decorate(command: Command) -> Command:
+        decorated: Any = _with_request(command)
+        for option in reversed((where, *_OPTIONS)):
+            decorated = option(decorated)
+        return decorated  # type: ignore[no-any-return]
+
+    return decorate
+
+
+def _with_request(command: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(command)
     def with_request(
         *,
-        sources: tuple[str, ...],
+        data: tuple[str, ...],
         limit: int | None,
         strict: bool,
         mean: str | None,
@@ -149,12 +196,9 @@ def sample_options(command: Command) -> Command:
             layout=None if layout is None else Layout(layout),
             input=image_input,
         )
-        return command(samples=SampleRequest(sources, options, strict, limit), **others)
+        return command(samples=SampleRequest(data, options, strict, limit), **others)
 
-    decorated: Any = with_request
-    for option in reversed(_OPTIONS):
-        decorated = option(decorated)
-    return decorated  # type: ignore[no-any-return]
+    return with_request
 
 
 def _numbers(option: str, text: str | None) -> tuple[float, ...] | None:

@@ -11,6 +11,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any, NoReturn
 
 import click
@@ -26,6 +27,7 @@ _COMMANDS = {
     "verify": ("onnxfold.cli.verify", "Compare two models: do they compute the same?"),
 }
 _USAGE, _CANNOT, _BUG, _INTERRUPTED = 2, 3, 70, 130
+_WANTS_JSON = "onnxfold.wants_json"
 
 
 class _Group(click.Group):
@@ -48,6 +50,21 @@ class _Group(click.Group):
             hint = f"did you mean '{near[0]}'?" if near else f"see `{ctx.command_path} --help`"
             raise _UnknownCommandError(f"there is no command '{args[0]}'", hint)
         return super().resolve_command(ctx, args)
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        ctx.meta[_WANTS_JSON] = "--json" in args
+        return super().parse_args(ctx, args)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a command; what goes wrong is JSON too where that was asked for."""
+        try:
+            return super().invoke(ctx)
+        except click.exceptions.Exit:
+            raise
+        except Exception as error:
+            if ctx.meta.get(_WANTS_JSON):
+                _print_json(error, ctx)
+            raise
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
@@ -137,24 +154,47 @@ def _terminate(number: int, _: object) -> NoReturn:
 
 def _reported(error: Exception) -> int:
     """Say what went wrong; the exit code."""
+    if isinstance(error, click.exceptions.Exit):
+        return error.exit_code
+    told = _told(error)
+    _say(told)
+    return told.code
+
+
+@dataclass(frozen=True, slots=True)
+class _Told:
+    """What a user is told about an error."""
+
+    message: str
+    hint: str
+    code: int
+
+
+def _told(error: Exception) -> _Told:
     match error:
-        case click.exceptions.Exit():
-            return error.exit_code
         case click.Abort():
-            _say("interrupted", "no file was left half written")
-            return _INTERRUPTED
+            return _Told("interrupted", "no file was left half written", _INTERRUPTED)
         case click.ClickException():
-            _say(_one_sentence(error.format_message()), _usage_hint(error))
-            return _USAGE
+            return _Told(_one_sentence(error.format_message()), _usage_hint(error), _USAGE)
         case OnnxfoldError():
-            _say(error.message, error.hint)
-            return error.exit_code
+            return _Told(error.message, error.hint, error.exit_code)
         case MemoryError():
-            _say("there is not enough memory", "use a machine with more, or smaller inputs")
-            return _CANNOT
+            hint = "use a machine with more, or smaller inputs"
+            return _Told("there is not enough memory", hint, _CANNOT)
         case _:
-            _say(f"a bug in onnxfold: {_summary(error)}", _trace_hint(error))
-            return _BUG
+            return _Told(f"a bug in onnxfold: {_summary(error)}", _trace_hint(error), _BUG)
+
+
+def _print_json(error: Exception, ctx: click.Context) -> None:
+    """What went wrong, on stdout, unless a report is there."""
+    from onnxfold.cli import output
+
+    if not ctx.meta.get(output.JSON_PRINTED):
+        told = _told(error)
+        with suppress(OnnxfoldError):  # stdout may be what has failed
+            output.print_json(
+                {"error": {"message": told.message, "hint": told.hint, "exit_code": told.code}}
+            )
 
 
 def _summary(error: Exception) -> str:
@@ -180,9 +220,9 @@ def _trace_hint(error: BaseException) -> str:
     return f"please report it with the model; it happened in {frame.name} ({place})"
 
 
-def _say(message: str, hint: str) -> None:
+def _say(told: _Told) -> None:
     plain = bool(os.environ.get("NO_COLOR"))
-    for word, colour, text in (("error", "red", message), ("hint", "cyan", hint)):
+    for word, colour, text in (("error", "red", told.message), ("hint", "cyan", told.hint)):
         if text:
             label = word if plain else click.style(word, fg=colour)
             with suppress(OSError):  # stderr may be closed

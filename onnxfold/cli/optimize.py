@@ -3,10 +3,16 @@
 import click
 
 from onnxfold.cli import options as shared
-from onnxfold.cli import render
-from onnxfold.cli.data import read_data
+from onnxfold.cli.image_options import SampleRequest, sample_options
+from onnxfold.cli.output import print_json
 from onnxfold.cli.registry import all_passes
+from onnxfold.cli.render import print_report
+from onnxfold.cli.talk import progress, stdout_kept_clean
+from onnxfold.cost.machines import ANY, MACHINES
+from onnxfold.errors import CannotRunError, CannotVerifyError
+from onnxfold.model import check_target
 from onnxfold.optimization import OptimizeOptions, optimize
+from onnxfold.verify.feeds import MAX_DATA
 
 
 @click.command(name="optimize")
@@ -24,7 +30,15 @@ from onnxfold.optimization import OptimizeOptions, optimize
     "specification",
     metavar="A,B,...",
     help="Passes to run, in this order, instead of the default ones; options as in "
-    "fold_constants:max_bytes=4096. See `onnxfold passes`.",
+    "fold_constants:max_bytes=4096, values with : or , in double quotes. See `onnxfold passes`.",
+)
+@click.option(
+    "--target",
+    default=ANY,
+    show_default=True,
+    metavar="NAME",
+    help=f"What the result is to run on: {', '.join(MACHINES)}. What gains only there is folded "
+    "only for it.",
 )
 @shared.shape_option
 @click.option(
@@ -34,7 +48,7 @@ from onnxfold.optimization import OptimizeOptions, optimize
     help="Prove on this machine that the result computes the same before it is written.",
 )
 @shared.tolerance_options
-@shared.data_option
+@sample_options(f"Verify with these too, {MAX_DATA} at most")
 @shared.plugin_option
 @click.option(
     "--rewrite-limit",
@@ -53,12 +67,13 @@ def command(
     source: str,
     output: str,
     specification: str | None,
+    target: str,
     shapes: tuple[str, ...],
     verify: bool,
     rtol: float | None,
     atol: float | None,
     threads: int | None,
-    data_files: tuple[str, ...],
+    samples: SampleRequest,
     plugins: tuple[str, ...],
     rewrite_limit: int | None,
     keep_overridable: bool,
@@ -74,30 +89,40 @@ def command(
     Examples:
       onnxfold optimize in.onnx -o out.onnx
       onnxfold optimize in.onnx -o out.onnx --passes fuse_bn,fuse_pad
+      onnxfold optimize in.onnx -o out.onnx --target openvino
       onnxfold optimize in.onnx -o out.onnx --input-shape image:1x3x512x512
       onnxfold optimize in.onnx -o out.onnx --plugin my_pass.py --passes my_pass,fuse_bn
       onnxfold optimize in.onnx -o out.onnx --json > report.json
     """
     registry = all_passes(plugins)
     passes = None if specification is None else registry.parse(specification)
-    with render.stdout_kept_clean(), render.progress() as talk:
-        result = optimize(
+    options = OptimizeOptions(
+        input_shapes=shared.input_shapes(shapes),
+        verify=verify,
+        rtol=rtol,
+        atol=atol,
+        rewrite_limit=rewrite_limit,
+        keep_overridable=keep_overridable,
+        threads=threads,
+        target=target,
+    )
+    check_target(output)
+    with stdout_kept_clean(), progress() as talk:
+        data = samples.feeds(
             source,
-            output,
-            passes=passes,
-            options=OptimizeOptions(
-                input_shapes=shared.input_shapes(shapes),
-                verify=verify,
-                rtol=rtol,
-                atol=atol,
-                rewrite_limit=rewrite_limit,
-                keep_overridable=keep_overridable,
-                threads=threads,
-            ),
-            data=read_data(data_files),
-            progress=talk,
+            options.input_shapes,
+            MAX_DATA,
+            lambda done, total: talk(f"reading samples {done}/{total}"),
         )
+        try:
+            result = optimize(
+                source, output, passes=passes, options=options, data=data, progress=talk
+            )
+        except CannotVerifyError as error:
+            wayout = "accept an unverified result with --no-verify"
+            hint = f"{error.hint}; or {wayout}" if error.hint else wayout
+            raise CannotRunError(error.message, hint) from error
     if as_json:
-        render.print_json({"input": source, "output": output, **result.report.to_dict()})
+        print_json({"input": source, "output": output, **result.report.to_dict()})
         return
-    render.print_report(result.report, output)
+    print_report(result.report, output)

@@ -1,5 +1,6 @@
 """Options that several commands share."""
 
+import os
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -24,6 +25,22 @@ def input_shapes(values: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
             raise BadOptionError(f"'{text}' is no input shape", "write it as name:1x3x512x512")
         shapes[name] = tuple(int(part) for part in parts)
     return shapes
+
+
+def refuse_overwriting(option: str, path: str, *others: str | None) -> None:
+    """See that a file is none of the others that a command reads or writes.
+
+    Args:
+        option: That names it.
+        path: Where it is or is to be.
+        others: The other files, as far as they are given.
+
+    Raises:
+        BadOptionError: It is one of them.
+    """
+    place = os.path.realpath(path)
+    if any(other is not None and os.path.realpath(other) == place for other in others):
+        raise BadOptionError(f"{option} would overwrite {path}", "give it a file of its own")
 
 
 def _stack(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
@@ -51,14 +68,6 @@ tolerance_options = _stack(
     ),
     click.option("--atol", type=float, help="Allowed absolute error, likewise."),
     click.option("--threads", type=click.IntRange(1), help="Threads of the runtime."),
-)
-data_option = click.option(
-    "--data",
-    "data_files",
-    multiple=True,
-    metavar="FILE.npz",
-    type=click.Path(readable=False),
-    help="Verify with these inputs too: one array for each input, by name; may be repeated.",
 )
 json_option = click.option(
     "--json", "as_json", is_flag=True, help="Print the report as JSON on stdout."

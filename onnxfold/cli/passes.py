@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from onnxfold.cli import options as shared
-from onnxfold.cli import render
+from onnxfold.cli.output import print_json, print_line, print_rows
 from onnxfold.cli.registry import all_passes
 from onnxfold.passes.presets import DEFAULT
 from onnxfold.pipeline.passes import Pass
@@ -28,19 +28,19 @@ def command(name: str | None, plugins: tuple[str, ...], as_json: bool) -> None:
     registry = all_passes(plugins)
     chosen = list(registry) if name is None else [registry.get(name)]
     if as_json:
-        render.print_json({"passes": [_as_dict(step) for step in chosen]})
+        print_json({"passes": [_as_dict(step) for step in chosen]})
     elif name is None:
         rows = [(s.name, _default(s), str(s.exactness), _summary(s)) for s in chosen]
-        render.print_rows(("pass", "default", "exactness", "what it does"), rows)
+        print_rows(("pass", "default", "exactness", "what it does"), rows)
     else:
         _document(chosen[0])
 
 
 def _document(step: Pass) -> None:
-    render.print_line(f"{step.name} ({step.exactness})\n")
-    render.print_line(inspect.cleandoc(step.documentation))
+    print_line(f"{step.name} ({step.exactness})\n")
+    print_line(inspect.cleandoc(step.documentation))
     for key, kind, default in option_fields(step):
-        render.print_line(f"\nOption {step.name}:{key}={_kind(kind)}, by default {default}")
+        print_line(f"\nOption {step.name}:{key}={_kind(kind)}, by default {default}")
 
 
 def _as_dict(step: Pass) -> dict[str, object]:

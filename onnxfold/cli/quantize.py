@@ -6,13 +6,18 @@ import click
 
 from onnxfold.calibrate.ranges import Method
 from onnxfold.cli import options as shared
-from onnxfold.cli import render, render_bench, render_quantize
 from onnxfold.cli.image_options import SampleRequest, sample_options
+from onnxfold.cli.output import print_json
+from onnxfold.cli.provenance import FileRecord, model_files, provenance
+from onnxfold.cli.quantize_page import quantization_page
+from onnxfold.cli.render_quantize import print_quantization
+from onnxfold.cli.talk import quiet_progress, stdout_kept_clean, warn
 from onnxfold.errors import BadOptionError
 from onnxfold.model import check_target
+from onnxfold.model.target import write_whole
 from onnxfold.quantization import QuantizeOptions, quantize
 from onnxfold.quantization.floats import read
-from onnxfold.quantize.mixed_precision import DEFAULT_BUDGET
+from onnxfold.quantize.adaptive_rounding import Rounding
 from onnxfold.targets.target import TARGETS, target_named
 
 _AUTO = "auto"
@@ -34,14 +39,13 @@ _AUTO = "auto"
     metavar="|".join(TARGETS),
     help="What the result will run on; no INT8 model suits them all.",
 )
-@sample_options
+@sample_options("Samples")
 @click.option(
     "--max-drop",
     type=float,
-    default=DEFAULT_BUDGET,
-    show_default=True,
     metavar="POINTS",
-    help="Percent of the labels that may change; layers are left in float until no more do.",
+    help="Percent of the labels that may change; layers are left in float until no more do. "
+    "Without it, any number may: it is reported.",
 )
 @click.option(
     "--method",
@@ -49,6 +53,13 @@ _AUTO = "auto"
     default=_AUTO,
     show_default=True,
     help="How ranges of activations are chosen; auto takes what measures best.",
+)
+@click.option(
+    "--rounding",
+    type=click.Choice([rounding.value for rounding in Rounding]),
+    default=Rounding.ADAPTIVE.value,
+    show_default=True,
+    help="How weights become integers: so that layers keep their outputs, or each to the nearest.",
 )
 @click.option(
     "--exclude",
@@ -82,14 +93,23 @@ _AUTO = "auto"
     is_flag=True,
     help="Write the result even if it is slower than the float model or loses over --max-drop.",
 )
+@click.option(
+    "--report",
+    "page",
+    metavar="FILE.html",
+    type=click.Path(readable=False),
+    help="Write all there is to say about the result, layer by layer, to a page that needs no "
+    "other file.",
+)
 @shared.json_option
 def command(
     source: str,
     output: str,
     target: str,
     samples: SampleRequest,
-    max_drop: float,
+    max_drop: float | None,
     method: str,
+    rounding: str,
     exclude: tuple[str, ...],
     calibration: str | None,
     workers: int | None,
@@ -101,24 +121,32 @@ def command(
     no_bias_correction: bool,
     fp16: bool,
     force: bool,
+    page: str | None,
     as_json: bool,
 ) -> None:
     """Make an INT8 model of IN.onnx that its target really runs in INT8, and write it to OUT.onnx.
 
     The model is folded, calibrated on your samples and compiled by its target; what does not run in
-    INT8 there, or would be slower or too inexact in it, stays float. Nothing is written unless the
-    result is faster than the float model, and keeps its labels but for --max-drop.
+    INT8 there, or would be slower in it or, with --max-drop, too inexact, stays float. Nothing is
+    written unless the result is faster than the float model.
 
     \b
     Examples:
       onnxfold quantize in.onnx -o out.onnx --data images --target ort-cpu
       onnxfold quantize in.onnx -o out.onnx --data images --target openvino --max-drop 1
+      onnxfold quantize in.onnx -o out.onnx --data images --target ort-cpu --report report.html
       onnxfold quantize in.onnx -o out.onnx --data feeds.npz --target tensorrt --fp16 --json
     """
     if not samples.sources:
         raise BadOptionError("there are no samples to quantize with", "name them with --data")
     target_named(target)
     check_target(output)
+    if calibration is not None:
+        shared.refuse_overwriting("--calibration", calibration, source, output, *samples.sources)
+    if page is not None:
+        check_target(page)
+        others = (source, output, calibration, *samples.sources)
+        shared.refuse_overwriting("--report", page, *others)
     options = QuantizeOptions(
         method=None if method == _AUTO else Method(method),
         max_drop=max_drop,
@@ -126,6 +154,7 @@ def command(
         input_shapes=shared.input_shapes(shapes),
         optimize=not no_optimize,
         equalize=not no_equalize,
+        rounding=Rounding(rounding),
         correct_biases=not no_bias_correction,
         force=force,
         fp16=fp16,
@@ -134,15 +163,26 @@ def command(
         threads=threads,
         seconds=seconds,
     )
-    with render.stdout_kept_clean(), render_bench.quiet_progress() as talk:
+    with stdout_kept_clean(), quiet_progress() as talk:
         opened = samples.open(
             read(source, options).model,
             lambda done, total: talk(f"reading samples {done}/{total}"),
         )
         for text in opened.warnings:
-            render.warn(text)
+            warn(text)
+        talk("hashing the model")
+        files = model_files("model", source)  # now, since the result may take its place
         result = quantize(source, output, opened, target=target, options=options, progress=talk)
+        talk("hashing the result")
+        made = provenance((*files, *_written(output, calibration)))
+    if page is not None:
+        write_whole(quantization_page(result.report, made, source), page)
     if as_json:
-        render.print_json({"input": source, "output": output, **result.report.to_dict()})
+        print_json({"input": source, "output": output, **made.to_dict(), **result.report.to_dict()})
         return
-    render_quantize.print_quantization(result.report, output)
+    print_quantization(result.report, (output, *([] if page is None else [page])))
+
+
+def _written(output: str, calibration: str | None) -> tuple[FileRecord, ...]:
+    kept = () if calibration is None else (FileRecord.of("calibration", calibration),)
+    return *kept, *model_files("result", output)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from onnxfold.cli.render import stdout_kept_clean, warn
+from onnxfold.cli.talk import stdout_kept_clean, warn
 from onnxfold.passes.presets import BUILTIN
 from onnxfold.pipeline.plugins import load_plugins
 from onnxfold.pipeline.registry import Registry

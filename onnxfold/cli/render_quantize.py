@@ -1,13 +1,13 @@
 """What `onnxfold quantize` prints."""
 
-import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from rich.table import Table
 from rich.text import Text
 
 from onnxfold.bench.measurement import Measurement
-from onnxfold.cli.render import _agreement, _print, _table
+from onnxfold.cli.figures import agreement, decibels, interval, milliseconds
+from onnxfold.cli.output import show, table_of
 from onnxfold.quantization.latency import FLOAT, INT8
 from onnxfold.quantization.report import Accuracy, LayerReport, QuantizationReport
 
@@ -15,7 +15,7 @@ _SHOWN_LAYERS = 8
 _SHOWN_FINDINGS = 8
 
 
-def print_quantization(report: QuantizationReport, written: str) -> None:
+def print_quantization(report: QuantizationReport, written: Sequence[str]) -> None:
     """Print how near and how fast the result is, its worst layers, and what a user should know."""
     lines = [
         *_about_methods(report),
@@ -24,13 +24,13 @@ def print_quantization(report: QuantizationReport, written: str) -> None:
         *(f"note: {note}" for note in report.notes),
         *(f"skipped: {each.label}: {each.reason}" for each in report.skipped),
         *(f"to build and time it: {command}" for command in report.commands),
-        f"written: {written}",
+        *(f"written: {path}" for path in written),
     ]
-    _print(_figures(report), "", _layers(report), "", *(Text(line) for line in lines))
+    show(_figures(report), "", _layers(report), "", *(Text(line) for line in lines))
 
 
 def _figures(report: QuantizationReport) -> Table:
-    table = _table("", "float", "int8")
+    table = table_of("", "float", "int8")
     share = report.int8_share
     table.add_row("multiply-adds in INT8", "", "not known" if share is None else f"{share:.1%}")
     for accuracy in report.accuracy:
@@ -47,9 +47,9 @@ def _figures(report: QuantizationReport) -> Table:
 def _accuracy_rows(accuracy: Accuracy) -> Iterator[tuple[str, str, str]]:
     found = accuracy.comparison
     on = f"on {accuracy.where}, {found.samples:,} samples"
-    yield f"SQNR {on}", "", _decibels(found.sqnr)
+    yield f"SQNR {on}", "", decibels(found.sqnr)
     if found.agreement is not None:
-        yield f"labels unchanged {on}", "", _agreement(found.agreement / 100)
+        yield f"labels unchanged {on}", "", agreement(found.agreement / 100)
     if found.mean_iou is not None:
         before, after = found.mean_iou
         yield f"mean IoU {on}", f"{before:.2f} %", f"{after:.2f} %"
@@ -62,24 +62,22 @@ def _latency_rows(measured: Measurement) -> Iterator[tuple[str, str, str]]:
     where = f"{measured.title} {measured.version}{precision}"
     yield (
         f"ms on {where}",
-        f"{before.run_ms.median:.3g}",
-        f"{after.run_ms.median:.3g}",
+        milliseconds(before.run_ms.median),
+        milliseconds(after.run_ms.median),
     )
     if speed is not None:
-        interval = speed.interval
-        text = "not known" if interval is None else f"{interval[0]:.2f} to {interval[1]:.2f}"
-        yield "times as fast (95 % interval)", "1", f"{speed.median:.2f} ({text})"
+        yield "times as fast (95 % interval)", "1", f"{speed.median:.2f} ({interval(speed, 2)})"
 
 
 def _layers(report: QuantizationReport) -> Table:
     known = [layer for layer in report.layers if layer.sqnr is not None]
-    table = _table(f"worst of {len(known):,} layers", "SQNR", "runs as")
+    table = table_of(f"worst of {len(known):,} layers", "SQNR", "runs as")
     for layer in sorted(known, key=lambda each: each.sqnr or 0.0)[:_SHOWN_LAYERS]:
         precision = layer.precision
         kernel = f" ({precision.kernel})" if precision.kernel else ""
         table.add_row(
             Text(f"{precision.op_type} {precision.layer}"),
-            _decibels(layer.sqnr),
+            decibels(layer.sqnr),
             f"{precision.precision.value}{kernel}",
         )
     return table
@@ -87,7 +85,7 @@ def _layers(report: QuantizationReport) -> Table:
 
 def _about_methods(report: QuantizationReport) -> Iterator[str]:
     tried = [
-        f"{name} {_decibels(sqnr)}" + ("" if agreement is None else f" and {agreement:.2f} %")
+        f"{name} {decibels(sqnr)}" + ("" if agreement is None else f" and {agreement:.2f} %")
         for name, (sqnr, agreement) in report.methods.items()
     ]
     yield f"ranges: {report.method}" + (f" (of {', '.join(tried)})" if len(tried) > 1 else "")
@@ -97,9 +95,3 @@ def _about_methods(report: QuantizationReport) -> Iterator[str]:
 def _float_layer(layer: LayerReport) -> str:
     precision = layer.precision
     return f"float: {precision.op_type} {precision.layer}: {precision.reason or 'not known'}"
-
-
-def _decibels(number: float | None) -> str:
-    if number is None or math.isnan(number):
-        return "not known"
-    return "no error" if number == math.inf else f"{number:.1f} dB"

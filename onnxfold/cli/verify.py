@@ -3,11 +3,14 @@
 import click
 
 from onnxfold.cli import options as shared
-from onnxfold.cli import render
-from onnxfold.cli.data import read_data
+from onnxfold.cli.image_options import SampleRequest, sample_options
+from onnxfold.cli.output import print_json
+from onnxfold.cli.render import print_verdict
+from onnxfold.cli.talk import progress
 from onnxfold.errors import NotEqualError
 from onnxfold.model import load
 from onnxfold.verify import Verifier, VerifyOptions
+from onnxfold.verify.feeds import MAX_DATA
 
 
 @click.command(name="verify")
@@ -15,7 +18,7 @@ from onnxfold.verify import Verifier, VerifyOptions
 @click.argument("candidate", metavar="B.onnx", type=click.Path(readable=False))
 @shared.shape_option
 @shared.tolerance_options
-@shared.data_option
+@sample_options(f"Compare on these too, {MAX_DATA} at most")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the feeds.")
 @shared.json_option
 def command(
@@ -25,7 +28,7 @@ def command(
     rtol: float | None,
     atol: float | None,
     threads: int | None,
-    data_files: tuple[str, ...],
+    samples: SampleRequest,
     seed: int,
     as_json: bool,
 ) -> None:
@@ -38,7 +41,7 @@ def command(
     \b
     Examples:
       onnxfold verify in.onnx out.onnx
-      onnxfold verify in.onnx out.onnx --data sample.npz
+      onnxfold verify in.onnx out.onnx --data images --mean 0.485,0.456,0.406
       onnxfold verify in.onnx out.onnx --rtol 1e-3 --json
     """
     for path in (reference, candidate):
@@ -50,17 +53,22 @@ def command(
         input_shapes=shared.input_shapes(shapes),
         threads=threads,
     )
-    with render.progress() as talk:
+    with progress() as talk:
         verifier = Verifier(
             reference,
             options,
-            read_data(data_files),
+            samples.feeds(
+                reference,
+                options.input_shapes,
+                MAX_DATA,
+                lambda done, total: talk(f"reading samples {done}/{total}"),
+            ),
             lambda what, done, total: talk(f"{what} {done}/{total}" if total else what),
         )
         verdict = verifier.check(candidate, stop_early=False)
     if as_json:
-        render.print_json({"reference": reference, "candidate": candidate, **verdict.to_dict()})
+        print_json({"reference": reference, "candidate": candidate, **verdict.to_dict()})
     else:
-        render.print_verdict(verdict)
+        print_verdict(verdict)
     if not verdict.equal:
         raise NotEqualError("the models do not compute the same", verdict.reason)

@@ -12,7 +12,7 @@ import onnx
 import onnx_ir as ir
 
 from onnxfold.cost.summary import summarize
-from onnxfold.errors import CannotRunError, NotEqualError
+from onnxfold.errors import CannotRunError, CannotVerifyError, NotEqualError
 from onnxfold.ir.checks import structural_problem
 from onnxfold.ir.interface import pin_input_shapes
 from onnxfold.ir.shapes import has_all_shapes, infer_shapes, skeleton_proto
@@ -20,7 +20,7 @@ from onnxfold.model import LoadedModel, check_target, load, staged, to_proto
 from onnxfold.model.collector import garbage_collection_paused
 from onnxfold.optimization.loss import check_loss
 from onnxfold.optimization.notes import notes_about
-from onnxfold.optimization.options import Data, OptimizeOptions, Progress, Source
+from onnxfold.optimization.options import Data, OptimizeOptions, Progress, Source, for_target
 from onnxfold.optimization.room import is_heavy, room_wanted
 from onnxfold.pipeline.blame import first_bad, first_meddler
 from onnxfold.pipeline.manager import PassManager, PipelineRun
@@ -79,9 +79,9 @@ def optimize(
 
     Raises:
         BadModelError: The source is not a model that can be read.
-        BadOptionError: A shape does not fit.
+        BadOptionError: A shape does not fit, or an option of a pass or a file that it names.
         NotEqualError: The result does not compute the same, and no few rewrites are to blame.
-        CannotRunError: The runtime cannot run the model, so nothing can be verified.
+        CannotVerifyError: The runtime cannot run the model, so nothing can be verified.
         CannotWriteError: The result could not be written. In all these cases nothing was.
     """
     if passes is None:
@@ -90,13 +90,14 @@ def optimize(
         passes = DEFAULT
     if output is not None:
         check_target(output)
+    options = options or OptimizeOptions()
     with ExitStack() as resources:
         resources.enter_context(garbage_collection_paused())
         run = _Optimizer(
             source,
             None if output is None else Path(output),
-            PassManager(passes),
-            options or OptimizeOptions(),
+            PassManager(for_target(passes, options.target)),
+            options,
             data,
             progress or (lambda _: None),
             resources,
@@ -146,7 +147,10 @@ class _Optimizer:
         loss = None
         if self._lossy.passes:
             result = self._lossy_run(result)
-            loss = self._lossily_written(result.model)
+            if self._lossy.passes:
+                loss = self._lossily_written(result.model)
+            else:  # all of them are out, and nothing is written yet
+                result, verdict = self._proven(rolled_back)
         report = OptimizationReport(
             before=before,
             after=summarize(result.model, self._options.input_shapes),
@@ -266,9 +270,8 @@ class _Optimizer:
         try:
             verifier.prepare()
         except CannotRunError as error:
-            raise CannotRunError(
-                f"the model cannot be verified here: {error.message}",
-                f"{error.hint}; or accept an unverified result with --no-verify".lstrip("; "),
+            raise CannotVerifyError(
+                f"the model cannot be verified here: {error.message}", error.hint
             ) from error
         return verifier
 

@@ -1,16 +1,20 @@
 """What lossy passes cost: their result is measured, since it cannot be proven equal."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import onnx
 from numpy.typing import NDArray
 
 from onnxfold.errors import NotEqualError
 from onnxfold.pipeline.report import Loss
+from onnxfold.precision import rounding_model
 from onnxfold.quantize.metrics import Comparison
 from onnxfold.verify import ModelSource, Verifier
 from onnxfold.verify.session import FeedRefusedError, Session
+from onnxfold.verify.sources import folder_of, read_skeleton
 
 Outputs = Mapping[str, NDArray[Any]]
 
@@ -24,7 +28,9 @@ def check_loss(
 ) -> Loss:
     """Run the result of lossy passes on the feeds of the verifier.
 
-    Judged by the user's own data if there are any, else by plain normal values.
+    Judged by the user's own data if there are any, else by plain normal values. What is float16 is
+    rounded as on a machine that computes in it; inputs and outputs that became float16 are
+    converted.
 
     Args:
         verifier: Of the model as it came.
@@ -37,15 +43,16 @@ def check_loss(
         NotEqualError: It does not run on a feed, changed its outputs, or is not finite where it
             was.
     """
-    session = Session(candidate, threads=threads)
+    result = _Result.of(candidate, threads)
     cases = list(zip(verifier.feeds(), verifier.expected(), strict=True))
     labels = [feed.label for feed, _ in cases if feed.label.startswith(_ORDINARY)]
     judged = _best(labels)
     found: Comparison | None = None
-    notes = []
+    first, reference = cases[0]  # there is always one
+    notes = _about_types(result, first.arrays, reference)
     for feed, expected in cases:
         try:
-            outputs = session.run(feed.arrays)
+            outputs = result.run(feed.arrays, expected)
         except FeedRefusedError as error:
             raise _broken(passes, f"it does not run on {feed.label}: {error}") from error
         problem = _problem(expected, outputs)
@@ -59,6 +66,74 @@ def check_loss(
     sqnr = None if found is None else found.sqnr
     agreement = None if found is None else found.agreement
     return Loss(tuple(passes), sqnr, agreement, tuple(judged), tuple(notes))
+
+
+@dataclass(frozen=True, slots=True)
+class _Result:
+    """The result, taking and giving float32 where the model as it came does.
+
+    Attributes:
+        session: The model, rounding as float16 does.
+        inputs: Those that are float16.
+        outputs: Likewise.
+    """
+
+    session: Session
+    inputs: frozenset[str]
+    outputs: frozenset[str]
+
+    @classmethod
+    def of(cls, candidate: ModelSource, threads: int | None) -> "_Result":
+        proto = read_skeleton(candidate)
+        if not _computes_in_half(proto):
+            return cls(Session(candidate, threads=threads), frozenset(), frozenset())
+        # The runtime computes float16 in float32 between Casts, and drops those that meet.
+        rounding = rounding_model(proto)
+        session = Session(rounding, threads=threads, folder=folder_of(candidate))
+        return cls(session, _halves(proto.graph.input), _halves(proto.graph.output))
+
+    def run(self, feed: Outputs, expected: Outputs) -> Outputs:
+        shortened = self.shortened_inputs(feed)
+        with np.errstate(over="ignore"):  # what is too large for float16 is infinite there
+            arrays = {
+                name: array.astype(np.float16) if name in shortened else array
+                for name, array in feed.items()
+            }
+        outputs = self.session.run(arrays)
+        lengthened = self.shortened_outputs(expected) & outputs.keys()
+        return {
+            name: array.astype(np.float32) if name in lengthened else array
+            for name, array in outputs.items()
+        }
+
+    def shortened_inputs(self, feed: Outputs) -> set[str]:
+        return {name for name in self.inputs & feed.keys() if feed[name].dtype == np.float32}
+
+    def shortened_outputs(self, expected: Outputs) -> set[str]:
+        names = self.outputs & expected.keys()
+        return {name for name in names if expected[name].dtype == np.float32}
+
+
+def _computes_in_half(proto: onnx.ModelProto) -> bool:
+    half = onnx.TensorProto.FLOAT16
+    types = {tensor.data_type for tensor in proto.graph.initializer}
+    for node in proto.graph.node:
+        types |= {attribute.i for attribute in node.attribute if attribute.name == "to"}
+    return half in types or bool(_halves(proto.graph.input) | _halves(proto.graph.output))
+
+
+def _halves(values: Sequence[onnx.ValueInfoProto]) -> frozenset[str]:
+    half = onnx.TensorProto.FLOAT16
+    return frozenset(each.name for each in values if each.type.tensor_type.elem_type == half)
+
+
+def _about_types(result: _Result, feed: Outputs, expected: Outputs) -> list[str]:
+    shortened = [name for name in feed if name in result.shortened_inputs(feed)]
+    shortened += [name for name in expected if name in result.shortened_outputs(expected)]
+    if not shortened:
+        return []
+    names = ", ".join(f"'{name}'" for name in shortened)
+    return [f"callers have to know: {names} became float16"]
 
 
 def _best(labels: Sequence[str]) -> list[str]:

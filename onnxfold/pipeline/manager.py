@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
+from onnxfold.errors import BadModelError, BadOptionError
 from onnxfold.ir.graph import stamp_opset_versions
 from onnxfold.ir.shapes import infer_shapes
 from onnxfold.pipeline.passes import ConfiguredPass, ModelPass, Pass, RulePass, configured
@@ -82,6 +83,9 @@ class PassManager:
         or not at all, so the model is valid wherever the pass stopped; a caller who wants none of
         its edits runs the pipeline again `without` the passes that are `unfinished`.
 
+        Only what the user got wrong ends the run: an option, or a file that one names, or the model
+        for a lossy pass, which is run for what it does and not for what it may find.
+
         Args:
             model: Rewritten in place, or replaced by a pass that makes a new one.
             ledger: Numbers the rewrites; a fresh one without limit when None.
@@ -89,6 +93,10 @@ class PassManager:
             progress: Called with the name of each pass before it runs.
             shapes_are_inferred: The caller did so already; what a file says about the shapes of
                 interior values may be wrong, and is not believed.
+
+        Raises:
+            BadOptionError: A pass cannot do what its options ask for.
+            BadModelError: A lossy pass does not take the model.
         """
         ledger = Ledger() if ledger is None else ledger
         if not shapes_are_inferred:
@@ -115,11 +123,19 @@ def _run_one(entry: ConfiguredPass, rewriter: Rewriter) -> bool:
     try:
         entry.step.run(rewriter, entry.options)
     except (Exception, SystemExit) as error:  # whatever a plugin does, the others go on
+        if _is_users_mistake(error, entry.step):
+            raise
         lines = str(error).strip().splitlines() or [""]
         summary = f"{type(error).__name__}: {lines[0]}".rstrip(": ")
         rewriter.ledger.failures.append(Failure(entry.name, "", "", summary))
         return False
     return True
+
+
+def _is_users_mistake(error: BaseException, step: Pass) -> bool:
+    if isinstance(error, BadModelError):
+        return step.exactness is Exactness.LOSSY
+    return isinstance(error, BadOptionError)
 
 
 def _edits_through_rewriter(step: Pass) -> bool:

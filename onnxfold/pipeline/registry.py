@@ -1,6 +1,7 @@
 """Finds passes by name, and reads `name:option=value` as people type it."""
 
 import difflib
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import fields
 from typing import Any, get_type_hints
@@ -57,18 +58,21 @@ class Registry:
         """Read a comma-separated list of passes.
 
         Args:
-            specification: For instance `fold_constants:max_bytes=4096,fuse_bn`.
+            specification: For instance `fold_constants:max_bytes=4096,fuse_bn`. What stands in
+                double quotes is taken as it is: `to_fp16:calibration="C:/a,b.npz"`.
 
         Raises:
             BadOptionError: A pass, an option or a value is not known.
         """
-        names = [part.strip() for part in specification.split(",") if part.strip()]
+        if specification.count('"') % 2:
+            raise BadOptionError("a double quote is open in the list of passes", "close it")
+        names = [part.strip() for part in _parts(specification, ",") if part.strip()]
         if not names:
             raise BadOptionError("the list of passes is empty", "see `onnxfold passes`")
         return [self._configured(name) for name in names]
 
     def _configured(self, text: str) -> ConfiguredPass:
-        name, *assignments = text.split(":")
+        name, *assignments = _parts(text, ":")
         step = self.get(name)
         values = dict(_assignment(step, assignment) for assignment in assignments)
         try:
@@ -92,13 +96,19 @@ def option_fields(step: Pass) -> Sequence[tuple[str, type[Any], Any]]:
     ]
 
 
+def _parts(text: str, separator: str) -> list[str]:
+    """`text` cut at each `separator` that does not stand in double quotes."""
+    return re.split(rf'{separator}(?=(?:[^"]*"[^"]*")*[^"]*\Z)', text)
+
+
 def _assignment(step: Pass, text: str) -> tuple[str, Any]:
     key, equals, value = text.partition("=")
     known = {name: kind for name, kind, _ in option_fields(step)}
     if not equals or key not in known:
-        options = ", ".join(known) or "none"
-        raise BadOptionError(f"pass '{step.name}' has no option '{key}'", f"its options: {options}")
-    return key, _value(step, key, known[key], value)
+        options = ", ".join(known)
+        hint = f"{options}; a value with : or , stands in double quotes" if known else "none"
+        raise BadOptionError(f"pass '{step.name}' has no option '{key}'", f"its options: {hint}")
+    return key, _value(step, key, known[key], value.replace('"', ""))
 
 
 def _value(step: Pass, key: str, kind: type[Any], text: str) -> Any:

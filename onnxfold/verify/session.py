@@ -69,6 +69,11 @@ _COMPLAINTS: tuple[tuple[str, str, str], ...] = (
         "try a newer onnxruntime, or export with an older opset",
     ),
     (
+        r"Integer (?:division|modulo) by zero",
+        "the model divides an integer by zero",
+        "check where its divisor comes from",
+    ),
+    (
         r"Unsupported model IR version: (\d+), max supported IR version: (\d+)",
         "the runtime does not support IR version {0}, only up to {1}",
         "try a newer onnxruntime",

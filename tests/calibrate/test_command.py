@@ -148,3 +148,15 @@ def test_interrupted_and_started_again(tmp_path: Path) -> None:
     assert again.code == 0, again.stderr
     assert not partial.exists()
     assert out.read_bytes() == to_bytes(calibrate(net, open_samples(data, load(net).model)))
+
+
+def test_it_overwrites_nothing_that_it_reads(net: Path, tmp_path: Path) -> None:
+    data = tmp_path / "d.npz"
+    np.savez(data, image=np.zeros((1, 3, 16, 16), np.float32))
+    kept = [net.read_bytes(), data.read_bytes()]
+    link = tmp_path / "link.npz"
+    link.symlink_to(net)
+    for out in (net, data, link):
+        outcome = onnxfold("calibrate", net, "--data", data, "-o", out)
+        refused(outcome, f"--output would overwrite {out}", "give it a file of its own")
+    assert [net.read_bytes(), data.read_bytes()] == kept

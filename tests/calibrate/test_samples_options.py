@@ -18,7 +18,7 @@ def request(*words: str) -> SampleRequest:
 
     @click.command()
     @click.argument("model")
-    @sample_options
+    @sample_options("Samples")
     @click.option("--json", "as_json", is_flag=True)
     def command(samples: SampleRequest, model: str, as_json: bool) -> None:
         found.append((samples, model, as_json))

@@ -25,6 +25,7 @@ Words = Sequence[str | Path]
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
+    words: tuple[str, ...]
     code: int
     stdout: str
     stderr: str
@@ -39,8 +40,9 @@ def onnxfold(*arguments: str | Path) -> Outcome:
     apart = "mix_stderr" in inspect.signature(CliRunner).parameters  # click before 8.2
     settings: dict[str, Any] = {"mix_stderr": False} if apart else {}
     runner = CliRunner(**settings)
-    result = runner.invoke(cli, [str(each) for each in arguments], prog_name="onnxfold")
-    return Outcome(result.exit_code, result.stdout, result.stderr)
+    words = tuple(map(str, arguments))
+    result = runner.invoke(cli, words, prog_name="onnxfold")
+    return Outcome(words, result.exit_code, result.stdout, result.stderr)
 
 
 def process(
@@ -63,7 +65,7 @@ def process(
         check=False,
         **streams,
     )
-    return Outcome(done.returncode, done.stdout, done.stderr)
+    return Outcome(tuple(map(str, arguments)), done.returncode, done.stdout, done.stderr)
 
 
 def surroundings(changed: Mapping[str, str] | None = None) -> dict[str, str]:
@@ -76,10 +78,18 @@ def surroundings(changed: Mapping[str, str] | None = None) -> dict[str, str]:
 
 
 def refused(outcome: Outcome, message: str, hint: str = "", *, code: int = 2) -> None:
-    """One sentence that begins like this, one hint, no traceback, nothing on stdout."""
-    assert outcome.stdout == ""
+    """One sentence that begins like this, one hint, no traceback; on stdout JSON or nothing."""
     lines = outcome.stderr.splitlines()
     assert len(lines) == 2, outcome.stderr
+    told = {
+        "message": lines[0].removeprefix("error: "),
+        "hint": lines[1].removeprefix("hint: "),
+        "exit_code": code,
+    }
+    if "--json" in outcome.words:
+        assert outcome.data == {"error": told}
+    else:
+        assert outcome.stdout == ""
     assert lines[0].startswith(f"error: {message}"), outcome.stderr
     assert lines[1].startswith(f"hint: {hint}"), outcome.stderr
     assert len(lines[1]) > len("hint: ")

@@ -8,6 +8,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -107,7 +108,7 @@ def test_no_permission(open_folder: Path, mode: str) -> None:
         source.chmod(0o000)
     outcome = process(source, open_folder / "warm.onnx", target, program=_UNPRIVILEGED)
     named = source if mode == "source" else target
-    outcome = type(outcome)(outcome.code, "", outcome.stderr)
+    outcome = replace(outcome, stdout="")
     refused(outcome, str(named))
     assert files_in(locked) == {"out.onnx": b"something of value"}
 
@@ -167,6 +168,19 @@ def test_full_disk_under_temporary_files(tmp_path: Path, small_disk: Path) -> No
             "option 'max_bytes' of pass 'fold_constants' cannot be 'abc'",
             "it takes a whole number",
         ),
+        (
+            ("--passes", "to_fp16:calibration=C:/c.npz"),
+            "pass 'to_fp16' has no option '/c.npz'",
+            "its options: keep_io, calibration, max_activation, keep; a value with : or , stands",
+        ),
+        (("--passes", 'to_fp16:keep="a,b'), "a double quote is open in the list", "close it"),
+        (
+            ("--passes", 'fuse_bn,to_fp16:calibration="gone,c:1.npz"'),
+            "the calibration gone,c:1.npz cannot be read: no such file",
+            "check the path",
+        ),
+        (("--passes", "fuse_bn,to_fp16:keep=c9"), "nothing in the model is called 'c9'", "give"),
+        (("--passes", "fuse_bn,insert_qdq"), "insert_qdq has no calibration", "make one with"),
         (("--input-shape", "x:1x3"), "input 'x' has 4 axes, and 1x3 has 2", "its declared shape"),
         (("--input-shape", "x:1x4x8x8"), "input 'x' cannot have shape 1x4x8x8", "its declared"),
         (("--input-shape", "q:1x3x8x8"), "the model has no input 'q'", "its inputs: x"),
@@ -180,7 +194,7 @@ def test_full_disk_under_temporary_files(tmp_path: Path, small_disk: Path) -> No
         (("--frobnicate",), "no such option", "see `onnxfold optimize --help`"),
         (("more.onnx",), "got unexpected extra argument", "see `onnxfold optimize --help`"),
         (("--plugin", "gone.py"), "the plugin gone.py does not exist", "give the path"),
-        (("--data", "gone.npz"), "gone.npz cannot be read as .npz", "write it with"),
+        (("--data", "gone.npz"), "gone.npz does not exist", "check the path"),
     ],
 )
 def test_bad_options(

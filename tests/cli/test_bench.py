@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import pytest
 
-from onnxfold.cli.render_bench import quiet_progress
+from onnxfold.cli.talk import quiet_progress
 from tests.benchmarking.networks import FOLDED, NET, parsed
 from tests.cli.commands import onnxfold, process, refused, saved
 from tests.verify.networks import conv_net, copied
@@ -97,7 +97,7 @@ def test_what_it_refuses(pair: tuple[Path, Path], tmp_path: Path) -> None:
     refused(onnxfold("bench", a, b, "--rounds", "0"), "invalid value for '--rounds'")
     refused(onnxfold("bench", a, b, "--rounds", "9", "--seconds", "1"), "--rounds and --seconds")
     refused(onnxfold("bench", a, b, "--input-shape", "x:2x2"), "the shape given for input x is 2x2")
-    refused(onnxfold("bench", a, b, "--data", tmp_path / "d.npz"), f"{tmp_path / 'd.npz'} cannot")
+    refused(onnxfold("bench", a, b, "--data", tmp_path / "d.npz"), f"{tmp_path / 'd.npz'} does")
     image = saved(tmp_path / "d.onnx", conv_net(1, 4, dims=("N", 4, "H", "W"), classes=5))
     assert onnxfold("bench", a, image).stderr.startswith(
         f"error: the models do not take the same inputs: input x is Nx3xHxW in {a}, Nx4xHxW in "

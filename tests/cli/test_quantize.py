@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx.parser
 import pytest
 from PIL import Image
 
@@ -141,6 +142,18 @@ def test_nothing_is_written_that_gains_nothing(folder: Path, tmp_path: Path) -> 
     assert not out.exists()
 
 
+def test_a_custom_operator(folder: Path, tmp_path: Path) -> None:
+    """`optimize` could leave out the proof; `quantize` has no use for a model that does not run."""
+    text = "g (float[1,3,24,24] x) => (float[1,3,24,24] y) { y = acme.Sharpen(x) }"
+    header = '<ir_version: 8, opset_import: ["" : 17, "acme" : 1]>'
+    source = saved(tmp_path / "in.onnx", onnx.parser.parse_model(f"{header} {text}"))
+    given = ("--data", folder / "images", "--target", "tensorrt", *QUICK)
+    outcome = onnxfold("quantize", source, "-o", tmp_path / "out.onnx", *given)
+    message = "the model cannot be verified here: the runtime does not know the operator acme:Sharp"
+    refused(outcome, message, "a custom operator needs its own runtime library", code=3)
+    assert "--no-verify" not in outcome.stderr
+
+
 def test_a_calibration_of_another_graph(folder: Path, tmp_path: Path) -> None:
     stats = tmp_path / "stats.npz"
     images = ("--data", folder / "images", "--samples", "2")
@@ -203,16 +216,16 @@ def test_constant_images_are_suspicious(folder: Path, tmp_path: Path) -> None:
 
 STOPPING = """
 import os, signal, sys
-from onnxfold.cli import render_bench
+from onnxfold.cli import talk
 from onnxfold.cli.main import main
 from contextlib import contextmanager
 @contextmanager
 def progress():
-    def talk(text):
+    def told(text):
         if text == "calibrating: sample 16/24":
             os.kill(os.getpid(), signal.SIGINT)
-    yield talk
-render_bench.quiet_progress = progress
+    yield told
+talk.quiet_progress = progress
 main(sys.argv[1:])
 """
 

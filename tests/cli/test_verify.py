@@ -3,8 +3,11 @@
 from pathlib import Path
 
 import numpy as np
+import onnx
+import onnx.parser
 import pytest
 
+from tests.calibrate.pictures import folder_of
 from tests.cli.commands import NET, Words, onnxfold, refused, saved
 from tests.verify.networks import conv_net, values, with_weight
 
@@ -84,17 +87,43 @@ def test_bad_files(pair: tuple[Path, Path], which: int) -> None:
 def test_bad_data(pair: tuple[Path, Path], tmp_path: Path) -> None:
     run: Words = ["verify", pair[0], pair[0], "--data"]
     (tmp_path / "text.npz").write_text("hello")
+    (tmp_path / "text.png").write_text("hello")
     np.save(tmp_path / "one.npy", np.ones(3))
     np.savez(tmp_path / "shape.npz", x=np.ones((1, 2, 3, 4), np.float32))
     np.savez(tmp_path / "name.npz", image=np.ones((1, 3, 3, 4), np.float32))
     np.savez(tmp_path / "object.npz", x=np.asarray([{}], object), allow_pickle=True)
-    hint = "write it with numpy.savez"
-    for name, message in (("gone", "no such file"), ("text", "it is no archive of plain arrays")):
-        file = tmp_path / f"{name}.npz"
-        refused(onnxfold(*run, file), f"{file} cannot be read as .npz: {message}", hint)
-    refused(onnxfold(*run, tmp_path / "object.npz"), f"{tmp_path / 'object.npz'} cannot be read")
-    refused(onnxfold(*run, tmp_path / "one.npy"), f"{tmp_path / 'one.npy'} holds one array")
-    for name in ("shape", "name"):
-        outcome = onnxfold(*run, tmp_path / f"{name}.npz")
-        assert outcome.code == 2, outcome.stderr
-        assert outcome.stderr.startswith("error: "), outcome.stderr
+    refused(onnxfold(*run, tmp_path / "gone.npz"), f"{tmp_path / 'gone.npz'} does not exist")
+    for name in ("text.npz", "text.png", "one.npy", "shape.npz", "name.npz", "object.npz"):
+        outcome = onnxfold(*run, tmp_path / name)
+        assert name.partition(".")[0] in outcome.stderr
+        refused(outcome, "")
+
+
+def test_a_division_by_zero(tmp_path: Path) -> None:
+    text = "g (int64[2] x, int64[2] d) => (int64[2] y) { y = Div(x, d) }"
+    model = onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["" : 17]> {text}')
+    path = saved(tmp_path / "a.onnx", model)
+    np.savez(tmp_path / "d.npz", x=np.ones(2, np.int64), d=np.zeros(2, np.int64))
+    outcome = onnxfold("verify", path, path, "--data", tmp_path / "d.npz")
+    message = "the model does not run on item 0 of the data: the model divides an integer by zero"
+    refused(outcome, message, "check the data's")
+
+
+@pytest.mark.parametrize("command", ["verify", "optimize"])
+def test_images(pair: tuple[Path, Path], tmp_path: Path, command: str) -> None:
+    """As `quantize` reads them: at most eight, spread over the folder, and what is broken named."""
+    images = folder_of(tmp_path / "images", 20, height=24, width=40)
+    (images / "000.png").write_text("hello")
+    where = (pair[1],) if command == "verify" else ("-o", tmp_path / "out.onnx")
+    run: Words = [command, pair[0], *where, "--data", images, "--threads", "1"]
+    outcome = onnxfold(*run, "--mean", "0.5", "--std", "0.25", "--resize", "32x64", "--json")
+    assert outcome.code == (0 if command == "optimize" else 1)
+    told = outcome.data if command == "verify" else outcome.data["verification"]
+    assert [label for label in told["feeds"] if label.startswith("data")] == [
+        f"data {index}" for index in range(7)
+    ]
+    assert outcome.stderr.startswith(f"warning: {images / '000.png'} is left out: ")
+    outcome = onnxfold(*run, "--strict")
+    assert outcome.code == 2
+    assert "000.png" in outcome.stderr
+    refused(onnxfold(*run, "--mean", "a"), "'a' is no list of numbers for --mean", "write --mean")

@@ -8,9 +8,9 @@ import onnx
 import pytest
 from onnx import helper, parser
 
+from onnxfold.bench.runners import Settings, content_of, open_runtime
 from onnxfold.errors import BadModelError, CannotRunError
 from onnxfold.verify import Verifier, VerifyOptions, verify
-from onnxfold.verify.runtimes import OpenVinoModel
 from tests.verify.networks import (
     DYNAMIC,
     conv_net,
@@ -334,12 +334,17 @@ class TestOpenVino:
         pytest.importorskip("openvino")
         reference = conv_net(4, 16, dims=DYNAMIC)
         verifier = Verifier(reference, VerifyOptions(rtol=1e-4))
-        other = OpenVinoModel(folded(reference), threads=1)
-        outputs = [{"scores": other.run(feed.arrays)[0]} for feed in verifier.feeds()]
+        settings = Settings(threads=1)
+        other = open_runtime("openvino").load(content_of(folded(reference)), settings)
+        outputs = []
+        for feed in verifier.feeds():
+            other.bind(feed.arrays)
+            outputs.append({"scores": other.outputs()[0]})
         verdict = verifier.check_outputs(outputs)
         assert verdict.equal, verdict.reason
 
     def test_what_it_refuses(self) -> None:
         pytest.importorskip("openvino")
+        unknown = model("(float[1,4] x) => (float[1,4] y) {y = Baz(x)}")
         with pytest.raises(CannotRunError, match="OpenVINO"):
-            OpenVinoModel(model("(float[1,4] x) => (float[1,4] y) {y = Baz(x)}"))
+            open_runtime("openvino").load(content_of(unknown), Settings())
