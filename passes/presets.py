@@ -34,6 +34,7 @@ DEFAULT: tuple[Pass, ...] = (
     fuse_pad.PASS,  # before fuse_bn, because explicit pads decide what may move
     fold_data.PASS,  # before fuse_bn, whose constants may then reach the first convolution
     fuse_bn.PASS,  # folds what the passes above brought together
+    fold_data.PASS,  # a Split and a Concat meet where a BatchNormalization was in between
     merge_branches.PASS,  # after fuse_bn, so that a branch is one kernel and its cost is plain
     drop_identities.PASS,  # layouts change back and forth where arithmetic was in between
     fold_linear.PASS,  # what only gains as a whole; most regions are a single node by now
