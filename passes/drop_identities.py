@@ -32,7 +32,7 @@ from onnxfold.ir.graph import (
     producer,
 )
 from onnxfold.ir.ops import Pad
-from onnxfold.ir.shapes import dim, rank
+from onnxfold.ir.shapes import dim, rank, repeated_names
 from onnxfold.pipeline.passes import NoOptions, RulePass
 from onnxfold.rewrite.builder import Builder
 from onnxfold.rewrite.rule import AnyRule, Exactness, Rule
@@ -118,11 +118,16 @@ _VIEWS = ("Reshape", "Flatten", "Squeeze", "Unsqueeze")
 
 
 def has_same_shape(x: ir.Value, y: ir.Value) -> bool:
-    """Whether both shapes are known and equal, at most one named dynamic extent among them."""
+    """Whether both shapes are known and equal.
+
+    Names of dynamic extents do not count where an output declares them, which nothing checks, nor
+    where one stands for several extents of a shape.
+    """
     if x.shape is None or y.shape is None or len(x.shape) != len(y.shape):
         return False
+    declared = y.is_graph_output() or bool(repeated_names(y.shape))
     return all(
-        a == b if isinstance(a, int) and isinstance(b, int) else _same_name(a, b)
+        a == b if isinstance(a, int) and isinstance(b, int) else not declared and _same_name(a, b)
         for a, b in zip(x.shape, y.shape, strict=True)
     )
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from onnxfold.ir.constants import constant_array
 from onnxfold.ir.graph import input_at, int_attribute, ints_attribute
+from onnxfold.ir.shapes import repeated_names
 
 _MAX_ELEMENTS = 64
 """Larger integer tensors are no shapes."""
@@ -92,7 +93,9 @@ def _shape(node: ir.Node, _: Known) -> PartialTensor | None:
     x = node.inputs[0]
     if x is None or x.shape is None:
         return None
-    extents = [extent if isinstance(extent, int) else extent.value for extent in x.shape]
+    shared = repeated_names(x.shape)
+    named = [extent if isinstance(extent, int) else extent.value for extent in x.shape]
+    extents = [None if extent in shared else extent for extent in named]
     start = int_attribute(node, "start", 0)
     end = int_attribute(node, "end", len(extents))
     return PartialTensor(tuple(extents[start:end]))

@@ -1,6 +1,8 @@
 """What is known about the shapes of values."""
 
 import math
+from collections import Counter
+from collections.abc import Iterable
 from collections.abc import Set as AbstractSet
 
 import numpy as np
@@ -67,10 +69,10 @@ def infer_shapes(model: ir.Model, skeleton: onnx.ModelProto | None = None) -> No
     except Exception:  # any failure of inference means: nothing more is known
         return
     symbols = {
-        extent.value
-        for value in model.graph.inputs
-        for extent in value.shape or ()
-        if isinstance(extent, ir.SymbolicDim) and extent.value is not None
+        dim.dim_param
+        for info in skeleton.graph.input
+        for dim in info.type.tensor_type.shape.dim
+        if dim.dim_param
     }
     _merge(model.graph, inferred.graph, symbols)
 
@@ -116,6 +118,7 @@ def skeleton_proto(model: ir.Model) -> onnx.ModelProto:
     inputs = set(model.graph.inputs)
     for value in model.graph.inputs:
         ir.serde.serialize_value_into(graph.input.add(), value)
+        _tell_apart(graph.input[-1])
     for value in model.graph.outputs:
         ir.serde.serialize_value_into(graph.output.add(), value)
     for value in model.graph.initializers.values():
@@ -127,6 +130,25 @@ def skeleton_proto(model: ir.Model) -> onnx.ModelProto:
         else:
             _describe(value.name or "", tensor, graph.input.add())
     return proto
+
+
+def repeated_names(extents: Iterable[int | str | ir.SymbolicDim | None]) -> frozenset[str]:
+    """Names that stand for several extents of one shape.
+
+    Whoever writes "?" or "dynamic" for every open extent does not mean that all are equal.
+    """
+    names = [extent.value if isinstance(extent, ir.SymbolicDim) else extent for extent in extents]
+    counts = Counter(name for name in names if isinstance(name, str))
+    return frozenset(name for name, count in counts.items() if count > 1)
+
+
+def _tell_apart(info: onnx.ValueInfoProto) -> None:
+    """Give extents of an input names of their own where they share one."""
+    extents = info.type.tensor_type.shape.dim
+    shared = repeated_names(extent.dim_param or None for extent in extents)
+    for axis, extent in enumerate(extents):
+        if extent.dim_param in shared:
+            extent.dim_param = f"{info.name}.{axis}"
 
 
 def _describe(name: str, tensor: ir.TensorProtocol, info: onnx.ValueInfoProto) -> None:
@@ -204,10 +226,15 @@ def _refine(value: ir.Value, info: onnx.ValueInfoProto, symbols: AbstractSet[str
     if value.shape is None or len(value.shape) != len(fresh):
         value.shape = ir.Shape(fresh)
         return
-    known = value.shape.dims
+    shared = repeated_names(value.shape) if None in fresh else frozenset()
+    known = [None if _name(own) in shared else own for own in value.shape]
     refined = [own if new is None else new for own, new in zip(known, fresh, strict=True)]
-    if any(own != new for own, new in zip(known, refined, strict=True)):
+    if any(own != new for own, new in zip(value.shape, refined, strict=True)):
         value.shape = ir.Shape(refined)
+
+
+def _name(extent: int | ir.SymbolicDim) -> str | None:
+    return extent.value if isinstance(extent, ir.SymbolicDim) else None
 
 
 def _inferred_extents(

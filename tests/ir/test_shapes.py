@@ -32,6 +32,17 @@ def test_symbols_of_the_interface_are_kept_and_made_up_ones_are_not() -> None:
     assert shape(values["q"]) == [None, None]
 
 
+def test_one_name_for_several_extents_of_a_shape_says_nothing() -> None:
+    values = inferred(
+        "g (float[d,3,d,d] x, float[b,3] u, float[b,3] v) => (float[a,e,f,g] y, float[h,i] z)"
+        " <float[k,k,k,n] r> { r = Relu(x) t = Transpose<perm=[0,1,3,2]>(r) y = Relu(t)"
+        " w = Add(u, v) z = Relu(w) }"
+    )
+    assert shape(values["r"]) == ["x.0", 3, "x.2", "x.3"]
+    assert shape(values["t"]) == ["x.0", 3, "x.3", "x.2"]
+    assert shape(values["w"]) == ["b", 3]
+
+
 def test_value_info_that_contradicts_the_inputs_is_out_of_date() -> None:
     values = inferred(
         "g (float[N,3,8] x) => (float[a,b,c] y) <float[1,3,4] r, float[1,3,4] q>"
@@ -68,3 +79,9 @@ def test_computed_shapes(body: str, expected: tuple[int | str | None, ...]) -> N
     infer_shapes(model)
     known = shape_values(model.graph)
     assert known[model.graph.outputs[0]].items == expected
+
+
+def test_a_shape_that_repeats_a_name_is_not_read_by_it() -> None:
+    model = load(parse("g (float[d,3,d,w] x) => (int64[4] v) { v = Shape(x) }")).model
+    infer_shapes(model)
+    assert shape_values(model.graph)[model.graph.outputs[0]].items == (None, 3, None, "w")

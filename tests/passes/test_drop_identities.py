@@ -203,6 +203,12 @@ def test_identity_of_a_captured_value_as_output_of_a_body() -> None:
     folds(parse(text), PASS, ops={"Relu": 1, "If": 1, "Identity": 1, "Neg": 1}, feeds=feeds)
 
 
+def test_what_an_output_declares_is_not_believed() -> None:
+    """An export may name the axes of a cropped image as those of the image."""
+    cropped = model("y = Slice(x, back, ends, axes)", "float[N,3,H,W] x", "float[N,3,H,W] y")
+    unchanged(cropped, PASS)
+
+
 def test_symbols_that_inference_makes_up_are_not_compared() -> None:
     """Two unknown extents must not look equal because two runs of inference number them alike."""
     body = (

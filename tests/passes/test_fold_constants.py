@@ -9,7 +9,7 @@ from onnxfold.model import load
 from onnxfold.passes.fold_constants import PASS, FoldConstantsOptions
 from onnxfold.pipeline.manager import PassManager
 from onnxfold.pipeline.passes import ConfiguredPass
-from tests.toolkit import Weights, folds, integers, parse, run, unchanged
+from tests.toolkit import Weights, folds, integers, parse, run, run_ort, unchanged
 
 NAME = "fold_constants"
 
@@ -82,6 +82,17 @@ def test_extents_of_one_name_are_equal() -> None:
         {"m": np.array([-1])},
     )
     folds(model, NAME, ops={"Reshape": 1})
+
+
+def test_one_name_for_every_open_extent_does_not_make_them_equal() -> None:
+    """Many tools write "?" for whatever is open; this Reshape swaps height and width."""
+    body = "s = Shape(x) t = Gather(s, i) r = Relu(x) q = Reshape(r, t) y = Relu(q)"
+    swapped = {"i": np.array([0, 1, 3, 2])}
+    model = parse(f"g (float[d,3,d,d] x) => (float[a,b,c,e] y) {{ {body} }}", swapped)
+    unchanged(model, NAME)
+    result = run(model)
+    (y,) = run_ort(result.after, {"x": integers("x", 1, 3, 4, 6)})
+    assert y.shape == (1, 3, 6, 4)
 
 
 def test_out_of_date_value_info_is_not_believed() -> None:
