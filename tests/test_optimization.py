@@ -25,6 +25,7 @@ from onnxfold.optimization import OptimizeOptions, optimize
 from onnxfold.passes.presets import BUILTIN
 from onnxfold.verify import VerifyOptions, verify
 from tests.model.models import external_entry, files_in, save_external
+from tests.toolkit import parse
 from tests.verify.networks import DYNAMIC, conv_net, copied, model, tensor
 
 QUICK = OptimizeOptions(threads=1)
@@ -278,6 +279,24 @@ def test_symbols_are_bound_everywhere() -> None:
     assert result.report.after.multiply_adds == 2 * 8 * 6 * 3
     assert ops(made) == ["Conv", "Add"]
     onnx.checker.check_model(made, full_check=True)
+
+
+@pytest.mark.parametrize("pinned", [{}, {"x": (1, 3, 8, 6)}])
+def test_a_name_that_stands_for_every_open_extent(pinned: dict[str, tuple[int, ...]]) -> None:
+    """This graph swaps height and width, so that these are no equal extents."""
+    model = parse(
+        "g (float[d,3,d,d] x) => (float[d,3,d,d] y)"
+        " { s = Shape(x) t = Gather(s, i) r = Relu(x) q = Reshape(r, t) y = Sigmoid(q) }",
+        {"i": np.array([0, 1, 3, 2])},
+    )
+    result = optimize(model, options=OptimizeOptions(threads=1, input_shapes=pinned))
+    assert result.report.verdict is not None
+    assert result.report.verdict.equal
+    assert "Reshape" in ops(result.to_proto())
+    assert not result.report.rolled_back
+    assert extents(result.to_proto().graph.input) == (
+        [[1, 3, 8, 6]] if pinned else [["d", 3, "d", "d"]]
+    )
 
 
 @pytest.mark.parametrize(

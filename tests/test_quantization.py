@@ -395,6 +395,14 @@ def test_ranges_that_cut_have_to_be_clearly_better(
     assert best_method(found) is best
 
 
+def test_ranges_by_which_more_labels_are_right_than_in_float() -> None:
+    truth, better = Confusion(np.array([[9, 1], [1, 9]])), Confusion(np.array([[10, 0], [1, 9]]))
+    gains = replace(compared(0.01), truth=(truth, better))
+    assert gains.drop is not None
+    assert gains.drop < 0
+    assert best_method({Method.MINMAX: compared(0.001), Method.MSE: gains}) is Method.MSE
+
+
 def test_labels_have_a_budget_where_it_is_known_which_are_right() -> None:
     judged_by_truth = replace(compared(0.01), truth=(Confusion(np.eye(2, dtype=np.int64)),) * 2)
     assert QuantizeOptions().budget(compared(0.01)) is None

@@ -1,10 +1,12 @@
 """The part of a model that its users program against."""
 
 from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
 
 import onnx_ir as ir
 
 from onnxfold.errors import BadOptionError
+from onnxfold.ir.shapes import repeated_names
 
 _SHORTENED = (ir.DataType.FLOAT, ir.DataType.FLOAT16)
 
@@ -40,7 +42,8 @@ def interface_difference(
 def pin_input_shapes(model: ir.Model, shapes: Mapping[str, tuple[int, ...]]) -> None:
     """Give inputs the extents that a user asks for.
 
-    A symbolic extent gets the same number wherever it stands in the declared inputs and outputs.
+    A symbolic extent gets the same number wherever it stands in the declared inputs and outputs,
+    unless an input has several of that name: whoever writes "?" for all does not mean one number.
 
     Args:
         model: Changed in place.
@@ -51,12 +54,13 @@ def pin_input_shapes(model: ir.Model, shapes: Mapping[str, tuple[int, ...]]) -> 
     """
     inputs = {value.name: value for value in model.graph.inputs if not value.is_initializer()}
     bindings: dict[str, int] = {}
+    vague = {name for value in inputs.values() for name in repeated_names(value.shape or ())}
     for name, shape in shapes.items():
         if name not in inputs:
             raise BadOptionError(
                 f"the model has no input '{name}'", f"its inputs: {', '.join(map(str, inputs))}"
             )
-        _bind(inputs[name], shape, bindings)
+        _bind(inputs[name], shape, bindings, vague)
     for name, shape in shapes.items():
         inputs[name].shape = ir.Shape(shape)
     for value in (*inputs.values(), *model.graph.outputs):
@@ -64,7 +68,9 @@ def pin_input_shapes(model: ir.Model, shapes: Mapping[str, tuple[int, ...]]) -> 
             value.shape = ir.Shape([_bound(extent, bindings) for extent in value.shape])
 
 
-def _bind(value: ir.Value, shape: tuple[int, ...], bindings: dict[str, int]) -> None:
+def _bind(
+    value: ir.Value, shape: tuple[int, ...], bindings: dict[str, int], vague: AbstractSet[str]
+) -> None:
     declared = value.shape
     if declared is None:
         return
@@ -77,8 +83,10 @@ def _bind(value: ir.Value, shape: tuple[int, ...], bindings: dict[str, int]) -> 
     for axis, (extent, wanted) in enumerate(zip(declared, shape, strict=True)):
         if isinstance(extent, int):
             known = extent
+        elif extent.value is None or extent.value in vague:
+            known = wanted
         else:
-            known = wanted if extent.value is None else bindings.setdefault(extent.value, wanted)
+            known = bindings.setdefault(extent.value, wanted)
         if known != wanted:
             raise BadOptionError(
                 f"input '{value.name}' cannot have shape {text}: "

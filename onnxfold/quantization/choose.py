@@ -20,8 +20,8 @@ from onnxfold.targets.target import Target
 
 Progress = Callable[[str], None]
 
-_NEARLY = 1.1
-"""Methods whose drop is within this ratio of the least count as equally good by labels."""
+_NEARLY = 0.1
+"""Methods whose drop is within this share of the least count as equally good by labels."""
 _CUTTING = frozenset((Method.PERCENTILE, Method.KL))
 """Methods that cut off what occurs, whatever that costs."""
 _MARGIN = 1.0
@@ -242,5 +242,6 @@ def best_method(found: Mapping[Method, Comparison]) -> Method:
     counted = {method: _counted_drop(each) for method, each in found.items()}
     drops = {method: drop for method, drop in counted.items() if drop is not None}
     least = min(drops.values(), default=0.0)
-    good = [method for method in found if method not in drops or drops[method] <= _NEARLY * least]
+    most = least + _NEARLY * abs(least)  # below zero where more true labels are hit than in float
+    good = [method for method in found if method not in drops or drops[method] <= most]
     return max(good, key=lambda method: found[method].sqnr - _MARGIN * (method in _CUTTING))

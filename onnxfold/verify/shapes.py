@@ -59,9 +59,9 @@ class Sizes:
 SQUARE = (64, 96, 128, 224, 256, 320, 384, 512, 640, 518, 1024, 32, 28, 16, 8, 4, 2, 1)
 #: Lengths of sequences and vectors, tried beside them.
 LENGTHS = (16, 64, 128, 8, 32, 77, 256, 512, 4, 3, 2, 1)
-#: Odd sizes and unequal ones. The second kind are multiples of 32.
-ODD = ((75, 101), (65, 97), (33, 49), (225, 257))
-WIDE = ((96, 160), (64, 96), (128, 192), (224, 256), (256, 320), (512, 640))
+#: Odd sizes and unequal ones. The second kind are multiples of 32. Squares for what needs them.
+ODD = ((75, 101), (65, 97), (33, 49), (225, 257), (75, 75))
+WIDE = ((96, 160), (64, 96), (128, 192), (224, 256), (256, 320), (512, 640), (96, 96))
 CHANNELS = (3, 1, 4, 2, 16, 32, 64)
 #: Ranks to try where none is stated.
 RANKS = (4, 2, 3, 1, 0)
@@ -132,9 +132,14 @@ class Plan:
 
 
 def symbol_of(port: Port, axis: int) -> Symbol:
-    """The axis's symbol: its name if it has one, else its own place."""
-    dim = (port.dims or ())[axis]
-    return dim if isinstance(dim, str) else (port.name, axis)
+    """The axis's symbol: its name if it has one to itself in this input, else its own place.
+
+    Who names every open axis "?" does not say that they are equal; a model that needs them to be
+    refuses other sizes.
+    """
+    dims = port.dims or ()
+    dim = dims[axis]
+    return dim if isinstance(dim, str) and dims.count(dim) == 1 else (port.name, axis)
 
 
 def channels_last(dims: Sequence[Dim]) -> bool:

@@ -5,10 +5,12 @@ import shlex
 from pathlib import Path
 
 import click
+import onnx
 import pytest
 
 from onnxfold.cli.main import cli
 from tests.cli.commands import ROOT, onnxfold, saved
+from tests.toolkit import parse
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
@@ -21,7 +23,7 @@ def lines() -> list[list[str]]:
 
 def test_the_lines_that_are_known() -> None:
     """A new one needs a test; the first one of the README and `quantize` have theirs elsewhere."""
-    assert [words[0] for words in lines()] == ["optimize", "bench", "quantize"]
+    assert [words[0] for words in lines()] == ["optimize", "optimize", "bench", "quantize"]
 
 
 def test_a_pass_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -35,11 +37,20 @@ def test_a_pass_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert (tmp_path / "out.onnx").exists()
 
 
+def test_for_one_runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    onnx.save(
+        parse("g (float[N,3,H,W] image) => (float[N,3,H,W] y) { y = Relu(image) }"), "in.onnx"
+    )
+    outcome = onnxfold(*lines()[1])
+    assert outcome.code == 0, outcome.stderr
+
+
 def test_measuring(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for name in ("in.onnx", "out.onnx"):
         saved(tmp_path / name)
-    outcome = onnxfold(*lines()[1], "--rounds", "1")
+    outcome = onnxfold(*lines()[2], "--rounds", "1")
     assert outcome.code == 0, outcome.stderr
 
 

@@ -221,3 +221,18 @@ class TestOwnData:
 def test_options_that_make_no_sense(wrong: dict[str, float]) -> None:
     with pytest.raises(BadOptionError):
         VerifyOptions(**wrong)  # type: ignore[arg-type]
+
+
+def test_extents_of_one_input_that_share_a_name_get_sizes_of_their_own() -> None:
+    proto = parsed("float[d, 3, d, d] x", "y = Relu(x)", "float[a, b, c, e] y")
+    shapes = {feed.arrays["x"].shape for feed in Verifier(proto).feeds()}
+    assert any(height != width for _, _, height, width in shapes)
+    assert all(channels == 3 and height > batch for batch, channels, height, _ in shapes)
+
+
+def test_a_model_that_needs_squares_gets_them() -> None:
+    proto = parsed("float[1, 3, s, s] x", "t = Transpose<perm=[0,1,3,2]>(x)  y = Add(x, t)",
+                   "float[1, 3, s, s] y")  # fmt: skip
+    feeds = Verifier(proto).feeds()
+    assert len({feed.arrays["x"].shape for feed in feeds}) > 1
+    assert all(height == width for _, _, height, width in (f.arrays["x"].shape for f in feeds))
