@@ -7,7 +7,8 @@ What it does:
     Lets a Conv read the image itself where it reads a rearrangement of it: Reshape, Transpose and
     Reshape, SpaceToDepth, strided Slices joined by a Concat (Focus), in every order of the phases,
     and channels picked or permuted by Slice, Split, Gather and Concat. A Split of a Concat, and
-    movement that puts everything back in its place, cancel. What a Conv computes and
+    movement that puts everything back in its place, cancel. Convolutions of parts of a tensor whose
+    results are joined again become one, in groups if the parts are alike. What a Conv computes and
     nobody reads, because its channels are cut away or moved to pixels behind it, goes into its
     weight in the same way.
 When it applies:

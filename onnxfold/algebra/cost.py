@@ -9,6 +9,12 @@ import numpy as np
 from onnxfold.algebra.convmap import ConvMap, tap_mask, used_on_axis
 from onnxfold.algebra.refusal import AlgebraError, Cause, Refusal
 
+Block = tuple[int, int, int, int]
+"""First output channel and the one behind the last, and the same of the input."""
+
+_MANY_BLOCKS = 16
+"""From here on it is not worth keeping account of blocks: exporters split into a handful."""
+
 
 @dataclass(frozen=True, slots=True)
 class Footprint:
@@ -21,6 +27,8 @@ class Footprint:
         offsets: Per axis, the sorted tap indices t that may be nonzero.
         up: u per axis, coprime with s.
         stride: s per axis.
+        blocks: Between which channels weights may be nonzero, where that is less than all; None
+            where it is not known to be. What they show about groups is in `groups`.
     """
 
     out_channels: int
@@ -29,6 +37,7 @@ class Footprint:
     offsets: tuple[tuple[int, ...], ...]
     up: tuple[int, ...]
     stride: tuple[int, ...]
+    blocks: tuple[Block, ...] | None = None
 
     @property
     def taps(self) -> tuple[int, ...]:
@@ -90,13 +99,18 @@ def composed_footprint(outer: Footprint, inner: Footprint) -> Footprint | Refusa
         offsets.append(tuple(kept) or (0,))
         up.append(u // factor)
         stride.append(s // factor)
+    blocks = _composed_blocks(outer, inner)
     return Footprint(
         outer.out_channels,
         inner.in_channels,
-        _joint_groups(outer, inner),
+        max(
+            _joint_groups(outer, inner),
+            _groups_of(blocks, outer.out_channels, inner.in_channels),
+        ),
         tuple(offsets),
         tuple(up),
         tuple(stride),
+        blocks,
     )
 
 
@@ -116,8 +130,9 @@ def summed_footprint(parts: Sequence[Footprint]) -> Footprint | Refusal:
         return Refusal(Cause.RATES, "the branches have different rates")
     columns = zip(*(p.offsets for p in parts), strict=True)
     offsets = tuple(tuple(sorted(set().union(*column))) for column in columns)
-    groups = math.gcd(*(p.groups for p in parts))
-    return Footprint(*channels, groups, offsets, first.up, first.stride)
+    blocks = _joint_blocks(parts)
+    groups = max(math.gcd(*(p.groups for p in parts)), _groups_of(blocks, *channels))
+    return Footprint(*channels, groups, offsets, first.up, first.stride, blocks)
 
 
 def multiply_adds(conv_map: ConvMap, out_extents: Sequence[int]) -> int:
@@ -136,6 +151,48 @@ def _joint_groups(outer: Footprint, inner: Footprint) -> int:
     if inner.groups == inner.in_channels == inner.out_channels:
         return outer.groups
     return math.gcd(outer.groups, inner.groups)
+
+
+def _composed_blocks(outer: Footprint, inner: Footprint) -> tuple[Block, ...] | None:
+    if outer.blocks is None and inner.blocks is None:
+        return None
+    found = {
+        (first, last, low, high)
+        for first, last, begin, end in _blocks(outer)
+        for start, stop, low, high in _blocks(inner)
+        if start < end and begin < stop
+    }
+    return _if_few(found)
+
+
+def _joint_blocks(parts: Sequence[Footprint]) -> tuple[Block, ...] | None:
+    if any(part.blocks is None for part in parts):
+        return None
+    return _if_few({block for part in parts for block in _blocks(part)})
+
+
+def _blocks(shape: Footprint) -> tuple[Block, ...]:
+    everything = ((0, shape.out_channels, 0, shape.in_channels),)
+    return everything if shape.blocks is None else shape.blocks
+
+
+def _if_few(blocks: set[Block]) -> tuple[Block, ...] | None:
+    return tuple(sorted(blocks)) if 0 < len(blocks) < _MANY_BLOCKS else None
+
+
+def _groups_of(blocks: tuple[Block, ...] | None, out_channels: int, in_channels: int) -> int:
+    """The largest number of contiguous, equal groups that these blocks do not cross."""
+    if blocks is None:
+        return 1
+    common = math.gcd(out_channels, in_channels)
+    for groups in range(min(common, len(blocks)), 1, -1):
+        rows, columns = out_channels // groups, in_channels // groups
+        if common % groups == 0 and all(
+            first // rows == (last - 1) // rows == low // columns == (high - 1) // columns
+            for first, last, low, high in blocks
+        ):
+            return groups
+    return 1
 
 
 def _grid(offsets: tuple[int, ...]) -> int:

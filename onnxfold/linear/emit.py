@@ -19,6 +19,9 @@ from onnxfold.rewrite.rule import Reject
 
 Extent = int | ir.SymbolicDim | None
 
+_NARROW = 4
+"""Channels per group from which on runtimes have kernels for groups, as a rule."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Term:
@@ -105,11 +108,18 @@ def _per_channel(found: Collapse, numbers: NDArray[np.float64], build: Builder) 
     return build.constant(numbers.reshape(shape), found.dtype, found.node.outputs[0].name)
 
 
+def _in_groups(numbers: ConvMap) -> ConvMap:
+    """The map in its finest groups; a dense one only where these are wide enough to be faster."""
+    found = with_finest_groups(numbers)
+    narrow = min(found.in_channels, found.out_channels) < _NARROW * found.groups
+    return numbers if numbers.groups == 1 and narrow else found
+
+
 def _convolved(
     found: Collapse, term: _Term, bias: NDArray[np.float64], build: Builder
 ) -> ir.Value | Reject:
     numbers = term.numbers.with_bias(bias)
-    finest = with_finest_groups(numbers) if numbers.groups > 1 else numbers
+    finest = _in_groups(numbers)
     sizes = extents(found.terms[term.base], term.base, found.node.outputs[0])
     strided = all(up == 1 for up in finest.up)
     parameters = to_conv(finest, sizes) if strided else to_conv_transpose(finest, sizes)

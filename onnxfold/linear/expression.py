@@ -16,6 +16,7 @@ from onnxfold.algebra.compose import compose
 from onnxfold.algebra.convmap import ConvMap
 from onnxfold.algebra.cost import Footprint, composed_footprint, summed_footprint
 from onnxfold.algebra.extents import AxisExtent, ExtentRule, Extents
+from onnxfold.algebra.groups import with_groups
 from onnxfold.algebra.operators import identity
 from onnxfold.algebra.refusal import Cause, Refusal
 from onnxfold.algebra.sum import sum_of
@@ -140,16 +141,8 @@ def composed(
     axes = [_axis(axis, outer, inner, source, middle, result) for axis in range(len(outer.rules))]
 
     def numbers() -> ConvMap | Obstacle:
-        outer_map, inner_map = outer.value, inner.value
-        if isinstance(outer_map, Obstacle):
-            return outer_map
-        if isinstance(inner_map, Obstacle):
-            return inner_map
-        verdict = composition_is_exact(outer_map, inner_map, axes)
-        if isinstance(verdict, Inexact):
-            return Obstacle(verdict.reason, middle)
-        found = compose(outer_map, inner_map)
-        return Obstacle(found.reason, middle) if isinstance(found, Refusal) else found
+        found = _multiplied_out(outer.value, inner.value, axes, middle)
+        return found if isinstance(found, Obstacle) else _grouped(found, footprint)
 
     shifts, sign = outer.shifts or inner.shifts, outer.sign * inner.sign
     aligned = outer.is_aligned or inner.is_aligned
@@ -204,12 +197,34 @@ def summed(parts: Sequence[Expression], source: ir.Value, result: ir.Value) -> E
             maps.append(found)
         total = sum_of(maps)
         assert not isinstance(total, Refusal)  # the footprints have the same rates
-        return total
+        return _grouped(total, footprint)
 
     shifts = any(part.shifts for part in parts)
     picks = _joint_picks([part.picks for part in parts])
     found = Expression(footprint, tuple(joint), numbers, shifts, is_aligned=aligned, picks=picks)
     return _identity_if_it_is(found)
+
+
+def _multiplied_out(
+    outer: ConvMap | Obstacle,
+    inner: ConvMap | Obstacle,
+    axes: Sequence[AxisSizes | AxisRules],
+    middle: ir.Value,
+) -> ConvMap | Obstacle:
+    if isinstance(outer, Obstacle):
+        return outer
+    if isinstance(inner, Obstacle):
+        return inner
+    verdict = composition_is_exact(outer, inner, axes)
+    if isinstance(verdict, Inexact):
+        return Obstacle(verdict.reason, middle)
+    found = compose(outer, inner)
+    return Obstacle(found.reason, middle) if isinstance(found, Refusal) else found
+
+
+def _grouped(found: ConvMap, shape: Footprint) -> ConvMap:
+    """The map in the groups that its blocks show, where these are finer."""
+    return with_groups(found, shape.groups) if shape.groups > found.groups else found
 
 
 def _composed_picks(

@@ -11,7 +11,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxfold.algebra.convmap import ConvMap
-from onnxfold.algebra.cost import Footprint, footprint
+from onnxfold.algebra.cost import Block, Footprint, footprint
 from onnxfold.algebra.extents import ExtentRule
 from onnxfold.algebra.operators import channel_selection, matrix
 from onnxfold.algebra.rearrangement import depth_to_space, nearest_upsample, space_to_depth
@@ -121,8 +121,21 @@ def _pointwise(
     picks: tuple[int, ...], in_channels: int, spatial: int, numbers: Callable[[], ConvMap]
 ) -> Expression:
     one = (1,) * spatial
-    shape = Footprint(len(picks), in_channels, 1, ((0,),) * spatial, one, one)
+    block = _block(picks)
+    blocks = None if block is None else (block,)
+    shape = Footprint(len(picks), in_channels, 1, ((0,),) * spatial, one, one, blocks)
     return Expression(shape, (ExtentRule(),) * spatial, numbers, shifts=False, picks=picks)
+
+
+def _block(picks: Sequence[int]) -> Block | None:
+    """Where the picked channels lie, if they are neighbours on both sides and in order."""
+    rows = [row for row, channel in enumerate(picks) if channel >= 0]
+    if not rows or rows[-1] - rows[0] + 1 != len(rows):
+        return None
+    first, count = picks[rows[0]], len(rows)
+    if list(picks[rows[0] : rows[-1] + 1]) != list(range(first, first + count)):
+        return None
+    return rows[0], rows[0] + count, first, first + count
 
 
 # Places

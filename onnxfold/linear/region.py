@@ -186,7 +186,8 @@ class _Search:
         if tried.is_no_worse_than(price):
             return trial, tried
         for value in self._region[position + 1 : position + _LOOKAHEAD]:
-            further = None if value in terms else self._inlined(trial, value)
+            beside = value in terms and self._root.copies is None
+            further = None if beside else self._inlined(trial, value)
             if further is None:
                 continue
             trial = further

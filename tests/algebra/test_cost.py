@@ -76,3 +76,22 @@ def test_refusals_and_errors() -> None:
         cost.summed_footprint([])
     with pytest.raises(AlgebraError, match="fit together"):
         cost.composed_footprint(one, three)
+
+
+def test_blocks_show_groups_that_counts_do_not() -> None:
+    """Split, a convolution of each half, Concat: `[A 0; 0 B]`, dense by counts alone."""
+
+    def part(start: int) -> cost.Footprint:
+        one = ((0,), (1,), (1,))
+        pick = cost.Footprint(4, 8, 1, (one[0],), one[1], one[2], ((0, 4, start, start + 4),))
+        kernel = cost.Footprint(6, 4, 1, ((-1, 0, 1),), one[1], one[2])
+        rows = start // 4 * 6
+        embed = cost.Footprint(12, 6, 1, (one[0],), one[1], one[2], ((rows, rows + 6, 0, 6),))
+        inner = accepted(cost.composed_footprint(kernel, pick))
+        return accepted(cost.composed_footprint(embed, inner))
+
+    assert part(4).blocks == ((6, 12, 4, 8),)
+    total = accepted(cost.summed_footprint([part(0), part(4)]))
+    assert (total.groups, total.weights) == (2, 12 * 4 * 3)
+    dense = cost.Footprint(12, 8, 1, ((0,),), (1,), (1,))
+    assert accepted(cost.summed_footprint([part(0), part(4), dense])).groups == 1

@@ -289,3 +289,29 @@ def test_a_split_between_the_joints_stays() -> None:
         {"cuts": np.array([4, 8], np.int64), "more": np.array([4, 4], np.int64)},
     )
     unchanged(model, "fold_data")
+
+
+@pytest.mark.parametrize(("parts", "kernel", "bias", "extents"), [
+    (2, 1, True, "H,W"), (2, 3, True, "9,12"), (3, 1, False, "9,12"), (4, 3, True, "H,W"),
+])  # fmt: skip
+def test_convolutions_between_a_split_and_a_concat_are_one_in_groups(
+    parts: int, kernel: int, bias: bool, extents: str
+) -> None:
+    """Runtimes that know this form themselves only know it without biases."""
+    weights: dict[str, np.ndarray] = {"s": np.full(parts, 6)}
+    names, body = [f"p{i}" for i in range(parts)], ""
+    for i, name in enumerate(names):
+        weights[f"w{i}"] = integers(f"w{i}", 8, 6, kernel, kernel)
+        weights |= {f"b{i}": integers(f"b{i}", 8)} if bias else {}
+        pads = ",".join([str(kernel // 2)] * 4)
+        body += f" c{i} = Conv<pads=[{pads}]>({name}, w{i}{f', b{i}' if bias else ''})"
+    joined = ", ".join(f"c{i}" for i in range(parts))
+    model = parse(
+        f"g (float[N,{6 * parts},{extents}] x) => (float[] y) {{ r = Relu(x)"
+        f" {', '.join(names)} = Split<axis=1>(r, s){body} j = Concat<axis=1>({joined})"
+        " y = Relu(j) }",
+        weights,
+    )
+    result = folds(model, "fold_data", ops={"Relu": 2, "Conv": 1}).after
+    (conv,) = (node for node in result.graph.node if node.op_type == "Conv")
+    assert onnx.helper.get_node_attr_value(conv, "group") == parts
