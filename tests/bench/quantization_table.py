@@ -79,7 +79,7 @@ class Shortfall:
 def document(folder: Path) -> str:
     """Everything as Markdown: the comparison, the goals, what is missed, and the details."""
     rows = [row for name in NETWORKS for row in _rows(folder / name, name)]
-    parts = [_comparison(rows, runtime) for runtime in TARGETS]
+    parts = [_summary(rows), *(_comparison(rows, runtime) for runtime in TARGETS)]
     parts += [_merged(rows), _missed(rows), _details(rows), _float_layers(rows)]
     return "\n\n".join("\n".join(part) for part in parts if part) + "\n"
 
@@ -90,6 +90,41 @@ def _rows(folder: Path, name: str) -> Iterator[Row]:
     for runtime in TARGETS:
         if judged := verdicts(shelf, runtime):
             yield Row(name, runtime, judged, paces(shelf, runtime), contents)
+
+
+def _summary(rows: Sequence[Row]) -> list[str]:
+    """Ours beside the fastest peer, and beside the most exact one that is faster than float32."""
+    timed = {(row.network, row.runtime): row for row in rows if OURS in row.paces}
+    if not timed:
+        return []
+    head, lines = ["network"], list[str]()
+    for runtime in TARGETS:
+        floats = ["bfloat16"] if runtime == "openvino" else []
+        head += [_TITLES[runtime], *floats, "fastest peer", "most exact peer"]
+    for network in dict.fromkeys(network for network, _ in timed):
+        cells = [NETWORKS[network]]
+        for runtime in TARGETS:
+            row = timed.get((network, runtime))
+            floats = [BFLOAT] if runtime == "openvino" else []
+            if row is None:
+                cells += ["–"] * (3 + len(floats))
+                continue
+            cells += [_cell(row, name) for name in (OURS, *floats)]
+            cells += [_rival(row, name) for name in _rivals(row)]
+        lines.append(_line(cells))
+    title = "### Speed over float32 · SQNR dB · labels %"
+    return [title, "", _line(head), "|" + "---|" * len(head), *lines]
+
+
+def _rivals(row: Row) -> tuple[str, str]:
+    """The fastest peer and the most exact one; empty names where none is faster than float32."""
+    useful = [name for name in row.peers if name in row.paces and _is_of_use(row, name)]
+    fastest = max(useful, key=lambda name: row.paces[name].speed[0], default="")
+    return fastest, max(useful, key=lambda name: row.verdicts[name].sqnr or -math.inf, default="")
+
+
+def _rival(row: Row, name: str) -> str:
+    return f"{_cell(row, name)} ({name})" if name else "none is faster than float32"
 
 
 def _comparison(rows: Iterable[Row], runtime: str) -> list[str]:
